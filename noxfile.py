@@ -1,0 +1,181 @@
+"""The tasks of this repository. `./run SESSION` runs them with the pinned nox and uv."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import nox
+from nox.command import CommandFailed
+
+ROOT = Path(__file__).parent
+PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
+GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
+# Arguments of each ring of tests, in the order they run. Unit tests share the two cores, with
+# sockets off; the others own the real systems they start.
+RINGS = {
+    "unit": ("-n2", "--disable-socket", "--allow-unix-socket", "--cov", "--cov-report=term"),
+    "contract": (),
+    "integration": (),
+    "e2e": (),
+}
+# Seconds that a session's process gets to end what it started after Ctrl-C.
+GRACE = {"interrupt_timeout": 60.0, "terminate_timeout": 30.0}
+
+
+def environments_folder() -> Path:
+    """Where the sessions' environments go: a folder that other users' batch jobs can read."""
+    open_to_all = all(folder.stat().st_mode & 0o001 for folder in (ROOT, *ROOT.parents))
+    if os.geteuid() != 0 or open_to_all:
+        return ROOT / ".nox"
+    name = hashlib.sha256(str(ROOT).encode()).hexdigest()[:12]
+    return Path("/var/cache/qhub") / name
+
+
+os.umask(0o022)
+if Path("/etc/ssl/certs/ca-certificates.crt").exists():
+    # A site's own certificate authority is known to the system, not to uv.
+    os.environ.setdefault("UV_SYSTEM_CERTS", "true")
+nox.needs_version = ">=2026"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.envdir = str(environments_folder())
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "layers", "docs", "build", "tests"]
+
+
+def install(session: nox.Session, *groups: str, packages: bool = True) -> None:
+    """Install dependency groups and our packages, as wheels, at the versions in constraints.txt."""
+    # uv keeps an installed folder's wheel while its pyproject.toml does not change; pip does not.
+    fresh = [f"--reinstall-package={path.name}" for path in PACKAGES if packages]
+    session.install(
+        *("-c", "constraints.txt"),
+        *nox.project.dependency_groups(GROUPS, *groups),
+        *(f"./{path.relative_to(ROOT)}" for path in PACKAGES if packages),
+        *(fresh if session.venv_backend == "uv" else ()),
+    )
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """A hub on this machine to try out: [slurm] [--check]."""
+    install(session, "demo")
+    session.run("python", "-m", "demo", *session.posargs, **GRACE)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests, or one ring: [unit|contract|integration|e2e] [pytest's arguments]."""
+    if os.environ.get("CI", "").lower() in {"1", "true"}:
+        session.env["QHUB_SYSTEMS_REQUIRED"] = "1"
+    install(session, "tests")
+    rings, arguments = list(RINGS), session.posargs
+    if arguments and arguments[0] in RINGS:
+        rings, arguments = [arguments[0]], arguments[1:]
+    if "e2e" in rings:
+        session.run("python", "tests/systems/debian.py", "chromium")
+    counts = dict.fromkeys(("passed", "failed", "skipped"), 0)
+    for ring in rings:
+        for name, count in run_ring(session, ring, arguments).items():
+            counts[name] += count
+    print("{passed} passed, {failed} failed, {skipped} skipped".format(**counts), flush=True)
+    if counts["failed"]:
+        session.error("tests failed")
+
+
+def run_ring(session: nox.Session, ring: str, arguments: list[str]) -> dict[str, int]:
+    """Run one ring to its end and count its tests; a ring that breaks down counts as a failure."""
+    report = Path(session.create_tmp()) / f"{ring}.xml"
+    report.unlink(missing_ok=True)
+    command = ("pytest", f"tests/{ring}", *RINGS[ring], f"--junitxml={report}", *arguments)
+    broken = 0
+    try:
+        session.run(*command, **GRACE)
+    except CommandFailed:
+        broken = 1
+    if not report.exists():
+        return {"passed": 0, "failed": broken, "skipped": 0}
+    suite = ET.parse(report).getroot()[0]  # noqa: S314 - pytest has just written it
+    tests, failures, errors, skipped = (
+        int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")
+    )
+    failed = failures + errors
+    passed = tests - failed - skipped
+    return {"passed": passed, "failed": max(failed, broken), "skipped": skipped}
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style: ruff's rules and its formatting. `-- --fix` repairs what can be repaired."""
+    install(session, "lint", packages=False)
+    fix = "--fix" in session.posargs
+    session.run("ruff", "check", *(["--fix"] if fix else []), ".")
+    session.run("ruff", "format", *([] if fix else ["--check"]), ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types: mypy, strict, on product code."""
+    install(session, "types")
+    session.run("mypy", *(str(path / "src") for path in PACKAGES))
+
+
+@nox.session
+def layers(session: nox.Session) -> None:
+    """Who may import whom: the contracts in pyproject.toml."""
+    install(session, "layers")
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation, in build/docs; warnings are errors."""
+    install(session, "docs")
+    session.run("sphinx-build", "-W", "--keep-going", "-a", "-E", "-q", "docs", "build/docs")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Wheels of all packages, in dist/, tried in a clean environment."""
+    install(session, "build", packages=False)
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    clean = Path(session.create_tmp()) / "clean"
+    python = str(clean / "bin/python")
+    session.run("uv", "venv", "--quiet", "--clear", f"--python={sys.executable}", str(clean))
+    for path in PACKAGES:
+        session.run("uv", "build", "--no-build-isolation", "--out-dir=dist", str(path))
+    wheels = [str(path) for path in sorted((ROOT / "dist").glob("*.whl"))]
+    session.run("uv", "pip", "install", f"--python={python}", "-c", "constraints.txt", *wheels)
+    session.run("uv", "pip", "check", f"--python={python}")
+    names = [path.name for path in PACKAGES]
+    session.run(python, "-I", ".ci/installed.py", *names, external=True)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """A benchmark beside its rival: NAME [arguments]."""
+    install(session, "bench")
+    session.run("python", "-m", "benchmarks", *session.posargs, **GRACE)
+
+
+@nox.session(default=False)
+def pins(session: nox.Session) -> None:
+    """Write constraints.txt anew; `-- --upgrade` takes the latest versions."""
+    install(session, "run", packages=False)
+    groups = [f"--group={name}" for name in GROUPS["dependency-groups"]]
+    sources = [str(path.relative_to(ROOT) / "pyproject.toml") for path in PACKAGES]
+    session.run(
+        *("uv", "pip", "compile", "--quiet", "--universal", "--python-version=3.11"),
+        *("--all-extras", "--no-annotate", "--custom-compile-command=./run pins"),
+        *(*groups, *sources, "--output-file=constraints.txt", *session.posargs),
+    )
+
+
+@nox.session(default=False)
+def changelog(session: nox.Session) -> None:
+    """Turn the fragments in changelog.d into a section of CHANGELOG.md: VERSION."""
+    install(session, "changelog", packages=False)
+    session.run("towncrier", "build", "--yes", "--version", *session.posargs)

@@ -1,0 +1,152 @@
+"""What qhub adds to the hub's own routes: profiles as JSON, servers' addresses, preselection."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import jupyterhub.apihandlers
+import jupyterhub.handlers
+from batchspawner.api import BatchSpawnerAPIHandler
+from jupyterhub.apihandlers.base import APIHandler
+from jupyterhub.app import JupyterHub
+from jupyterhub.handlers.pages import SpawnHandler
+from jupyterhub.scopes import needs_scope
+from tornado import web
+from traitlets import TraitError
+
+from qhub_spawner.errors import ConfigurationError
+from qhub_spawner.launch import AddressRefusedError, ServerAddress
+from qhub_spawner.runtime import attach
+
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.\-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:.]{2,45}")
+_LARGEST_PORT = 65535
+
+
+class ProfilesHandler(APIHandler):  # type: ignore[misc]  # jupyterhub has no types
+    """``GET /api/users/:name/qhub/profiles``: what the options page shows, for scripts."""
+
+    @needs_scope("read:servers")
+    async def get(self, user_name: str) -> None:
+        """Answer the list of profiles that `user_name` may choose from, with live figures."""
+        user = self.find_user(user_name)
+        if user is None:
+            raise web.HTTPError(404)
+        server_name = self.get_argument("server", "")
+        spawner = user.spawners[server_name] if server_name in user.spawners else user.spawner
+        self.set_header("Cache-Control", "no-store")
+        self.write(json.dumps(await spawner.options_model()))
+
+
+class OwnProfilesHandler(ProfilesHandler):
+    """``GET /api/qhub/profiles``: the same for the person whose token it is."""
+
+    @web.authenticated
+    async def get(self) -> None:
+        """Answer as for ``/api/users/:name`` with the asking person's name."""
+        user = self.current_user
+        if not hasattr(user, "spawners"):
+            raise web.HTTPError(403, "a service has no profiles: ask for a user's")
+        await super().get(user.name)
+
+
+class AddressHandler(APIHandler):  # type: ignore[misc]
+    """``POST /api/qhub/address``: a server tells where it listens, with its own token.
+
+    Host and port, and nothing else, can be set this way.
+    """
+
+    @web.authenticated
+    async def post(self) -> None:
+        """Take ``{"host": …, "port": …}``; 204 when the hub has it."""
+        spawner = self._spawner_of_token()
+        address = self._address()
+        try:
+            moved = await spawner._server.accept_address(address)  # noqa: SLF001 - its own plugin
+        except AddressRefusedError as error:
+            raise web.HTTPError(error.status_code, str(error)) from error
+        if moved and spawner.server is not None and spawner.ready:
+            # the job was requeued and runs elsewhere now: the route follows
+            spawner.server.ip, spawner.server.port = address.host, address.port
+            spawner.persist()
+            await self.proxy.add_user(spawner.user, spawner.name)
+        self.set_status(204)
+
+    def _spawner_of_token(self) -> Any:
+        token = self.get_auth_token()
+        user = self.current_user
+        for spawner in getattr(user, "spawners", {}).values():
+            if token and spawner.api_token == token and getattr(spawner, "_server", None):
+                return spawner
+        raise web.HTTPError(403, "this is not the token of a server that is starting")
+
+    def _address(self) -> ServerAddress:
+        body = self.get_json_body()
+        if not isinstance(body, dict) or set(body) != {"host", "port"}:
+            raise web.HTTPError(400, "expected an object with host and port, and nothing else")
+        host, port = body["host"], body["port"]
+        if not isinstance(host, str) or _HOST.fullmatch(host) is None:
+            raise web.HTTPError(400, "host: expected a host name or an IP address")
+        if not isinstance(port, int) or isinstance(port, bool) or not 0 < port <= _LARGEST_PORT:
+            raise web.HTTPError(400, "port: expected a number from 1 to 65535")
+        return ServerAddress(host, port)
+
+
+class PreselectingSpawnHandler(SpawnHandler):  # type: ignore[misc]
+    """The hub's spawn page, but an address that names a choice only preselects it.
+
+    The hub itself starts a server for whoever follows such a link.
+    """
+
+    def _get_user_options(self, query_options: Any) -> Any:
+        if self.settings.get("spawner_class") is not None and hasattr(
+            self.settings["spawner_class"], "options_model"
+        ):
+            return {}
+        return super()._get_user_options(query_options)
+
+
+_API = [
+    (r"/api/qhub/profiles", OwnProfilesHandler),
+    (r"/api/users/([^/]+)/qhub/profiles", ProfilesHandler),
+    (r"/api/qhub/address", AddressHandler),
+]
+_PAGES = [
+    (r"/spawn", PreselectingSpawnHandler),
+    (r"/spawn/([^/]+)", PreselectingSpawnHandler),
+    (r"/spawn/([^/]+)/([^/]+)", PreselectingSpawnHandler),
+]
+
+
+def register(spawner_class: Any) -> None:
+    """Add the routes to every hub of this process, and start the runtime with the hub.
+
+    Called when `spawner_class` is loaded, which the hub does before it sets up its routes.
+    """
+    # batchspawner's route lets a server set any attribute of its spawner
+    jupyterhub.apihandlers.default_handlers[:] = [
+        route
+        for route in jupyterhub.apihandlers.default_handlers
+        if route[1] is not BatchSpawnerAPIHandler
+    ]
+    jupyterhub.apihandlers.default_handlers.extend(_API)
+    jupyterhub.handlers.default_handlers[:0] = _PAGES
+    if JupyterHub.initialized():
+        app = JupyterHub.instance()
+        app.observe(lambda change: _hub_is_set_up(change.owner, spawner_class), "handlers")
+
+
+def _hub_is_set_up(app: Any, spawner_class: Any) -> None:
+    """Check the configuration and start the runtime, after the hub's database is there."""
+    configured = app.spawner_class
+    if not issubclass(configured, spawner_class) or not app.tornado_settings.get("app"):
+        return
+    try:
+        attach(app, configured)
+    except ConfigurationError as error:
+        app.log.critical("The hub cannot start, its profiles are not usable:\n%s", error)
+        app.exit(1)
+    except TraitError as error:
+        app.log.critical("The hub cannot start, its configuration is not usable: %s", error)
+        app.exit(1)

@@ -1,0 +1,1 @@
+"""The local backend: a process on the hub's machine, to try qhub out."""

@@ -1,0 +1,262 @@
+"""Servers as processes beside the hub: ``c.LocalBackend.*``."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, ClassVar
+
+from traitlets import Float, Unicode
+from traitlets.config import LoggingConfigurable
+
+from qhub_spawner.availability import Availability, StartEstimate
+from qhub_spawner.launch import (
+    AddressRefusedError,
+    BackendServer,
+    Ended,
+    Launch,
+    Progress,
+    ServerAddress,
+    StartFailedError,
+    StopFailedError,
+)
+from qhub_spawner.profiles import Profile
+
+_KILL_SECONDS = 5.0
+
+
+class LocalBackend(LoggingConfigurable):
+    """Single-user servers as processes of the hub's own account, without any limits.
+
+    For trying out and for tests: everybody's server runs as the hub's account.
+    """
+
+    name: ClassVar[str] = "local"
+
+    home = Unicode(
+        "",
+        config=True,
+        help="""
+        The folder in which each person gets a folder of their own, which is their server's home.
+        Default: empty, the home of the hub's account.
+
+        Example: ``c.LocalBackend.home = "/srv/qhub/homes"``
+        """,
+    )
+    startup_timeout = Float(
+        60.0,
+        min=1.0,
+        config=True,
+        help="""
+        How long a server may take until it reports its address, in seconds. Default: 60.
+        """,
+    )
+
+    def server(self, owner: Any) -> LocalServer:
+        """See `Backend.server`."""
+        return LocalServer(self, owner)
+
+    async def open(self) -> None:
+        """See `Backend.open`: there is nothing to do."""
+
+    async def close(self) -> None:
+        """See `Backend.close`: servers go on."""
+
+    def check(self, profiles: tuple[Profile, ...]) -> None:
+        """See `Backend.check`: every profile can be started."""
+
+    async def availability(
+        self, profiles: tuple[Profile, ...], user: str
+    ) -> Mapping[str, Availability]:
+        """See `Backend.availability`: a process starts at once."""
+        del user
+        now = Availability(start=StartEstimate(kind="now", source="calculated"))
+        return {profile.slug: now for profile in profiles}
+
+    async def limits(self, user: str) -> None:
+        """See `Backend.limits`: there are none."""
+
+    def home_of(self, user: str) -> Path:
+        """Return the home of a person's server; made if it is one of ours."""
+        if not self.home:
+            return Path.home()
+        # a user name may hold anything but a slash; an encoded name never leaves the folder
+        safe = "".join(
+            char if char.isalnum() or char in "-_" else f"%{ord(char):02x}" for char in user
+        )
+        path = Path(self.home) / safe
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path
+
+
+class LocalServer(BackendServer):
+    """A single-user server in a process group of its own."""
+
+    def __init__(self, backend: LocalBackend, owner: Any) -> None:
+        """Belong to `owner`; nothing is started yet."""
+        self.backend = backend
+        self.owner = owner
+        self.pid: int | None = None
+        self.born: str | None = None
+        self.address: ServerAddress | None = None
+        self.grace_seconds = 10.0
+        self._process: asyncio.subprocess.Process | None = None
+        self._addressed = asyncio.Event()
+        self._waiting: asyncio.Task[None] | None = None
+
+    async def start(self, launch: Launch) -> ServerAddress:
+        """See `BackendServer.start`."""
+        self.grace_seconds = launch.grace_seconds
+        home = self.backend.home_of(launch.user)
+        environment = {**launch.environment, "HOME": str(home)}
+        prefix = launch.selection.profile.environment.prefix
+        if prefix:
+            environment["PATH"] = f"{prefix}/bin:{environment.get('PATH', os.defpath)}"
+        bootstrap = str(files("qhub_spawner") / "singleuser.py")
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-I",
+            bootstrap,
+            *launch.argv,
+            env=environment,
+            cwd=launch.working_directory or home,
+            stdin=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        self.born = _born(self.pid)
+        self._waiting = asyncio.ensure_future(self._wait(self._process))
+        self.owner.persist()
+        addressed = asyncio.ensure_future(self._addressed.wait())
+        try:
+            await asyncio.wait(
+                {addressed, self._waiting},
+                timeout=self.backend.startup_timeout,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            addressed.cancel()
+        if self.address is not None:
+            return self.address
+        if self._process.returncode is not None:
+            code = self._process.returncode
+            msg = f"The server ended with exit code {code} before it was up; see the hub's log."
+            raise StartFailedError(msg)
+        msg = f"The server did not report to the hub within {self.backend.startup_timeout:g} s."
+        raise StartFailedError(msg)
+
+    async def _wait(self, process: asyncio.subprocess.Process) -> None:
+        await process.wait()
+        if self.address is not None:
+            self.owner.server_ended()
+
+    async def accept_address(self, address: ServerAddress) -> bool:
+        """See `BackendServer.accept_address`: an address of this machine."""
+        if self.pid is None:
+            msg = "no process of this server runs"
+            raise AddressRefusedError(msg)
+        try:
+            here = ipaddress.ip_address(address.host).is_loopback
+        except ValueError:
+            here = address.host == "localhost"
+        if not here and address.host != self.owner.ip:
+            msg = f"{ascii(address.host)[:64]} is not an address of the hub's own machine"
+            raise AddressRefusedError(msg, status_code=400)
+        moved = self.address is not None and self.address != address
+        self.address = address
+        self._addressed.set()
+        return moved
+
+    async def poll(self) -> Ended | None:
+        """See `BackendServer.poll`."""
+        if self.pid is None:
+            return Ended(0, "it was not started")
+        if self._process is not None:
+            code = self._process.returncode
+            if code is None:
+                return None
+            return Ended(code if code >= 0 else 128 - code, _ending_words(code))
+        if _born(self.pid) == self.born:
+            return None
+        return Ended(1, "its process ended while the hub was down")
+
+    async def stop(self, *, now: bool = False) -> None:
+        """See `BackendServer.stop`: SIGTERM, the grace time, SIGKILL, to the process group."""
+        if self.pid is None:
+            return
+        steps = [(signal.SIGKILL, _KILL_SECONDS)]
+        if not now:
+            steps.insert(0, (signal.SIGTERM, self.grace_seconds))
+        for number, seconds in steps:
+            if await self.poll() is not None:
+                break
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+            await self._gone_within(seconds)
+        if await self.poll() is None:
+            msg = f"process {self.pid} did not end after SIGKILL"
+            raise StopFailedError(msg)
+        self.pid = None
+
+    async def _gone_within(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        if self._waiting is not None:
+            await asyncio.wait([self._waiting], timeout=seconds)
+            return
+        # not our child after a restart of the hub: the kernel tells nobody else when it ends
+        while await self.poll() is None and loop.time() < deadline:
+            await asyncio.sleep(0.05)
+
+    async def progress(self) -> AsyncIterator[Progress]:
+        """See `BackendServer.progress`."""
+        yield Progress("Starting your server on the hub's machine.", 30)
+        await self._addressed.wait()
+        yield Progress("The server is up; connecting to it.", 90)
+
+    def state(self) -> dict[str, Any]:
+        """See `BackendServer.state`."""
+        if self.pid is None:
+            return {}
+        return {
+            "version": 1,
+            "pid": self.pid,
+            "born": self.born,
+            "grace_seconds": self.grace_seconds,
+            "address": {"host": self.address.host, "port": self.address.port}
+            if self.address
+            else None,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See `BackendServer.restore`."""
+        if "pid" in state:
+            self.pid, self.born = int(state["pid"]), state.get("born")
+            self.grace_seconds = float(state.get("grace_seconds", self.grace_seconds))
+            if state.get("address"):
+                self.address = ServerAddress(**state["address"])
+                self._addressed.set()
+
+
+def _born(pid: int) -> str | None:
+    """Return when a process started (proc(5), field 22), to tell it from a later one of that id."""
+    try:
+        line = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    # 4711 (python3 -I) S 1 4711 4711 0 -1 ...: the name may hold spaces and brackets
+    fields = line.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else fields[19]
+
+
+def _ending_words(code: int) -> str:
+    if code < 0:
+        return f"it was killed by signal {-code}"
+    return "it ended by itself" if code == 0 else f"it failed with exit code {code}"

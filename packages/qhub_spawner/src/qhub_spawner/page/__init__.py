@@ -1,0 +1,9 @@
+"""The options page and its JSON twin: one model, given out as JSON and rendered as HTML."""
+
+from __future__ import annotations
+
+from qhub_spawner.page.forms import parse_form, parse_query
+from qhub_spawner.page.model import Preselect, profiles_model
+from qhub_spawner.page.render import render_form
+
+__all__ = ["Preselect", "parse_form", "parse_query", "profiles_model", "render_form"]

@@ -1,0 +1,201 @@
+"""What all spawners of one hub share: the profiles, the backends, and their start with the hub.
+
+The hub makes a spawner for each person, and only when it needs one. Profiles and backends belong
+to the hub as a whole, and a mistake in them must stop it at once: `attach` therefore runs while the
+hub sets itself up, after its database and before its first request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jupyterhub import orm
+from traitlets.config import LoggingConfigurable
+
+from qhub_spawner.access import Limits, Offer, Person, Selection, offered, select
+from qhub_spawner.availability import Availability
+from qhub_spawner.catalogue import Catalogue, load
+from qhub_spawner.errors import ConfigurationError, Problem
+from qhub_spawner.launch import Backend
+from qhub_spawner.local.backend import LocalBackend
+from qhub_spawner.slurm.backend import SlurmBackend
+
+if TYPE_CHECKING:
+    from qhub_spawner.profiles import Profile
+
+SETTING = "qhub_runtime"
+
+
+class HubRuntime(LoggingConfigurable):
+    """The shared part of every `QHubSpawner` of one hub."""
+
+    def __init__(self, *, source: Any, cookie_secret: bytes, **kwargs: Any) -> None:
+        """Take the configured profiles; `check` reads them."""
+        super().__init__(**kwargs)
+        self.source = source
+        self.cookie_secret = cookie_secret
+        self.recorded: Callable[[], set[str]] = set
+        self._backends: dict[str, Backend] = {}
+        self._catalogue: Catalogue | None = None
+        self._catalogue_stamp: object = None
+        self._opening: list[asyncio.Task[None]] = []
+
+    # ---- profiles ----
+
+    def check(self) -> None:
+        """Read the profiles, unless a callable gives them, and ask their backends about them.
+
+        Raises:
+            ConfigurationError: Names every problem.
+        """
+        if not callable(self.source):
+            self._take(load(self.source))
+
+    def _take(self, catalogue: Catalogue) -> Catalogue:
+        if catalogue != self._catalogue:
+            unknown = [
+                Problem(
+                    f"profiles[{index}] ({profile.slug})",
+                    "kubernetes",
+                    "the Kubernetes backend is not part of this version",
+                    "a slurm or local block",
+                )
+                for index, profile in enumerate(catalogue.profiles)
+                if profile.backends == ("kubernetes",)
+            ]
+            if unknown:
+                raise ConfigurationError(unknown)
+            for name in {name for profile in catalogue.profiles for name in profile.backends}:
+                if name != "kubernetes":
+                    self.backend(name).check(catalogue.profiles)
+            self._catalogue = catalogue
+        return catalogue
+
+    async def catalogue(self, spawner: Any) -> Catalogue:
+        """Return the profiles; a configured callable is asked each time, with the spawner."""
+        if callable(self.source):
+            source = self.source(spawner)
+            if inspect.isawaitable(source):
+                source = await source
+            return self._take(load(source, where="c.QHubSpawner.profiles()"))
+        if isinstance(self.source, (str, Path)):
+            self._reread(Path(self.source))
+        return self._catalogue or self._take(load(self.source))
+
+    def _reread(self, path: Path) -> None:
+        """Take up a changed file; a faulty one is reported, and the last good one stays."""
+        try:
+            status = path.stat()
+        except OSError:
+            return
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        if self._catalogue_stamp is None:
+            self._catalogue_stamp = stamp
+        elif stamp != self._catalogue_stamp:
+            self._catalogue_stamp = stamp
+            try:
+                self._take(load(self.source))
+                self.log.info("took up the changed profiles of %s", path)
+            except ConfigurationError as error:
+                self.log.error("%s has changed and is not usable; going on as before:\n%s", path, error)
+
+    # ---- backends ----
+
+    def backend(self, name: str) -> Backend:
+        """Return the backend `name`, made and opened when it is first needed."""
+        if name not in self._backends:
+            backend: Backend
+            if name == "slurm":
+                slurm = SlurmBackend(parent=self, cookie_secret=self.cookie_secret)
+                slurm.reaper.recorded = lambda: self.recorded()
+                backend = slurm
+            elif name == "local":
+                backend = LocalBackend(parent=self)
+            else:
+                msg = f"there is no backend {name!r}; there are local and slurm"
+                raise KeyError(msg)
+            self._backends[name] = backend
+            self._opening.append(asyncio.ensure_future(backend.open()))
+        return self._backends[name]
+
+    async def close(self) -> None:
+        """End background work; servers go on."""
+        for backend in self._backends.values():
+            await backend.close()
+
+    # ---- decisions: the one place that form, API and URL ask ----
+
+    async def limits(self, profiles: tuple[Profile, ...], account: str) -> Limits | None:
+        """Return the limits that Slurm records for a person, if a profile could use Slurm."""
+        if any("slurm" in profile.backends for profile in profiles):
+            return await self.backend("slurm").limits(account)
+        return None
+
+    async def offers(self, spawner: Any, person: Person, account: str) -> tuple[Offer, ...]:
+        """Return what a person may have."""
+        catalogue = await self.catalogue(spawner)
+        return offered(catalogue, person, await self.limits(catalogue.profiles, account))
+
+    async def select(
+        self, spawner: Any, person: Person, account: str, user_options: object
+    ) -> Selection:
+        """Decide what a person gets.
+
+        Raises:
+            SelectionError: They may not have it, or it does not exist.
+        """
+        catalogue = await self.catalogue(spawner)
+        limits = await self.limits(catalogue.profiles, account)
+        return select(catalogue, person, user_options, limits)
+
+    async def availability(
+        self, spawner: Any, offers: tuple[Offer, ...], account: str
+    ) -> Mapping[str, Availability]:
+        """Return what each offered profile would meet now, each from its first backend's cache."""
+        catalogue = await self.catalogue(spawner)
+        found: dict[str, Availability] = {}
+        by_backend: dict[str, list[Profile]] = {}
+        for offer in offers:
+            whole = catalogue.get(offer.profile.slug)
+            if whole is not None and whole.backends:
+                by_backend.setdefault(whole.backends[0], []).append(whole)
+        for name, profiles in by_backend.items():
+            if name != "kubernetes":
+                found.update(await self.backend(name).availability(tuple(profiles), account))
+        return found
+
+
+def attach(app: Any, spawner_class: Any) -> HubRuntime:
+    """Make the runtime of `app` (a JupyterHub), checked and running; once.
+
+    Raises:
+        ConfigurationError: The profiles are not usable.
+        TraitError: A trait of the spawner is not.
+    """
+    existing = app.tornado_settings.get(SETTING)
+    if existing is not None:
+        return existing  # type: ignore[no-any-return]
+    # a spawner of nobody, to read the configuration as every later one will
+    probe = spawner_class(config=app.config)
+    runtime = HubRuntime(
+        parent=app, source=probe.profiles, cookie_secret=app.cookie_secret or b""
+    )
+    runtime.check()
+    probe.warn_of_replaced_traits()
+    runtime.recorded = lambda: _recorded(app.db)
+    app.tornado_settings[SETTING] = runtime
+    return runtime
+
+
+def _recorded(session: Any) -> set[str]:
+    """Return the job names of all servers that the hub's database holds as running."""
+    rows = session.query(orm.Spawner.state).filter(orm.Spawner.server != None)  # noqa: E711 - SQL
+    return {
+        str(state["qhub"]["name"])
+        for (state,) in rows
+        if isinstance(state, dict) and "name" in (state.get("qhub") or {})
+    }

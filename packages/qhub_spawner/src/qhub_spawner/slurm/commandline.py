@@ -1,0 +1,303 @@
+"""The door by Slurm's own commands: argument lists, no shell, scripts and secrets on stdin.
+
+Queries (squeue, sinfo, sacct, sacctmgr) run as the hub's account. What must happen as a person
+goes through `door_command`, which one sudo rule allows; when the hub's account *is* that person,
+without sudo.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pwd
+import re
+import secrets
+import sys
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from qhub_spawner.access import Limits
+from qhub_spawner.errors import SlurmRejectedError, SlurmUnavailableError, SubmitUnknownError
+from qhub_spawner.quantities import Duration
+from qhub_spawner.slurm import parsing
+from qhub_spawner.slurm.capacity import Node
+from qhub_spawner.slurm.door import AccountingSilentError, Door, Machines
+from qhub_spawner.slurm.jobs import GarbledAnswerError, Job, JobEnding, Queue
+from qhub_spawner.slurm.script import Submission
+
+# What Slurm prints when it did not hear the controller's answer (src/common/slurm_errno.c).
+# Only a sentence of this list says that nothing may be concluded.
+_SILENCE = re.compile(
+    r"Unable to contact slurm controller|Socket timed out|Zero Bytes were transmitted"
+    r"|Connection (?:refused|reset|timed out)|Slurm backup controller in standby"
+    r"|[Cc]ommunication connection failure|Unspecified error|Protocol authentication error"
+    r"|[Mm]unge|auth_g_|Insane message length|Message (?:send|receive) failure"
+    r"|Slurm controller (?:not responding|is not)|Resource temporarily unavailable",
+)
+_NO_SUCH_JOB = "Invalid job id specified"
+_NO_ACCOUNTING = re.compile(r"[Aa]ccounting storage is disabled|not using the Slurm database")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one command said."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """How commands are found and run.
+
+    Attributes:
+        slurm_bin: The folder of Slurm's commands.
+        slurm_conf: The value of ``SLURM_CONF``, if not the built-in place.
+        door: The command sudo lets the hub run; ``None`` runs this package's own copy.
+        sudo: The words before it; ``{user}`` becomes the account.
+        timeout_seconds: How long one command may take before it counts as no answer.
+    """
+
+    slurm_bin: str = "/usr/bin"
+    slurm_conf: str | None = None
+    door: str | None = None
+    sudo: tuple[str, ...] = ("sudo", "-n", "-u", "{user}", "--")
+    timeout_seconds: float = 30.0
+
+    @property
+    def door_arguments(self) -> tuple[str, ...]:
+        """The arguments that the sudo rule fixes."""
+        conf = (f"--slurm-conf={self.slurm_conf}",) if self.slurm_conf else ()
+        return (f"--slurm-bin={self.slurm_bin}", *conf)
+
+    def door_argv(self, user: str) -> list[str]:
+        """Return the command that acts as `user`."""
+        own = str(files("qhub_spawner.slurm") / "door_command.py")
+        command = [self.door] if self.door else [sys.executable, "-IS", own]
+        words = [*command, *self.door_arguments]
+        if user == pwd.getpwuid(os.geteuid()).pw_name:
+            return words
+        return [*(word.replace("{user}", user) for word in self.sudo), *words]
+
+
+class CommandLineDoor(Door):
+    """Slurm by squeue, sinfo, sacct, sacctmgr, sbatch and scancel (22.05 and later)."""
+
+    def __init__(self, how: CommandLine, clusters: Sequence[str | None] = (None,)) -> None:
+        """Take how to run commands; nothing is run yet."""
+        super().__init__(clusters)
+        self.how = how
+
+    # ---- questions, as the hub's account ----
+
+    async def queue(self) -> Queue:
+        """Return every job: one squeue a cluster, text of about 150 bytes a job."""
+        taken, jobs = datetime.now(UTC), []
+        for cluster in self.clusters:
+            mark = secrets.token_hex(8)
+            argv = ["squeue", "--noheader", "--all", "--states=all", *_of(cluster)]
+            answer = await self._ask(argv, {"SQUEUE_FORMAT": parsing.queue_format(mark)})
+            jobs += parsing.parse_queue(answer.stdout, mark, cluster=cluster)
+        return Queue(taken, tuple(jobs))
+
+    async def machines(self) -> Machines:
+        """Return every node: one sinfo a cluster."""
+        taken = datetime.now(UTC)
+        nodes: list[Node] = []
+        default = None
+        for cluster in self.clusters:
+            argv = ["sinfo", "--Node", "--noheader", "--all", *_of(cluster)]
+            answer = await self._ask([*argv, f"--Format={parsing.NODE_FIELDS}"])
+            nodes += parsing.parse_nodes(answer.stdout)
+            default = default or parsing.default_partition(answer.stdout)
+        return Machines(taken, tuple(nodes), default)
+
+    async def endings(self, job_ids: Collection[int]) -> Mapping[int, JobEnding]:
+        """Ask accounting: one sacct for all of `job_ids`."""
+        if not job_ids:
+            return {}
+        argv = ["sacct", "--noheader", "--parsable2", "--allocations", "--duplicates"]
+        argv += [f"--format={parsing.ACCOUNTING_FIELDS}"]
+        argv += [f"--jobs={','.join(str(job_id) for job_id in sorted(job_ids))}"]
+        if any(self.clusters):
+            argv.append(f"--clusters={','.join(filter(None, self.clusters))}")
+        answer = await self._run([f"{self.how.slurm_bin}/{argv[0]}", *argv[1:]])
+        if _NO_ACCOUNTING.search(answer.stderr):
+            raise AccountingSilentError(answer.stderr)
+        if answer.exit_code or "error:" in answer.stderr:
+            msg = "sacct gave no answer"
+            raise SlurmUnavailableError(msg, exit_code=answer.exit_code, stderr=answer.stderr)
+        return parsing.parse_accounting(answer.stdout)
+
+    async def gone(self, job: Job) -> bool:
+        """Ask scontrol; only its own sentence counts as "no such job"."""
+        argv = [f"{self.how.slurm_bin}/scontrol", *_of(job.cluster), "show", "job", str(job.job_id)]
+        answer = await self._run(argv)
+        if answer.exit_code:
+            return _NO_SUCH_JOB in answer.stderr or _NO_SUCH_JOB in answer.stdout
+        return f"JobName={job.name}" not in answer.stdout
+
+    async def limits(self) -> Mapping[str, Limits]:
+        """Ask for all associations: one sacctmgr."""
+        argv = ["sacctmgr", "--readonly", "--noheader", "--parsable2", "show", "associations"]
+        argv.append(f"format={parsing.ASSOCIATION_FIELDS}")
+        answer = await self._ask(argv)
+        return limits_of(parsing.parse_associations(answer.stdout))
+
+    # ---- deeds, as a person ----
+
+    async def submit(self, user: str, submission: Submission) -> int:
+        """Submit by sbatch, run as `user`."""
+        answer = await self._as_user(user, _submission("submit", submission))
+        if answer.exit_code:
+            raise _refusal(answer)
+        try:
+            return parsing.parse_submitted(answer.stdout)
+        except GarbledAnswerError as error:
+            raise SubmitUnknownError(str(error)) from error
+
+    async def estimate(self, user: str, submission: Submission) -> datetime | None:
+        """Ask ``sbatch --test-only`` as `user`; nothing is submitted."""
+        answer = await self._as_user(user, _submission("estimate", submission))
+        if answer.exit_code:
+            raise _refusal(answer)
+        return parsing.parse_estimate(answer.stderr + answer.stdout)
+
+    async def cancel(
+        self, user: str, job_id: int, name: str, *, signal: Literal["TERM"] | None = None
+    ) -> None:
+        """Cancel by scancel, run as `user`, by id and name at once."""
+        request = {"verb": "cancel", "job_id": job_id, "name": name, "signal": signal}
+        if self.clusters != (None,):
+            request["cluster"] = self.clusters[0]
+        answer = await self._as_user(user, request)
+        if answer.exit_code and _NO_SUCH_JOB not in answer.stderr:
+            msg = f"scancel of job {job_id} failed"
+            raise SlurmUnavailableError(msg, exit_code=answer.exit_code, stderr=answer.stderr)
+
+    # ---- processes ----
+
+    async def _as_user(self, user: str, request: Mapping[str, Any]) -> Answer:
+        argv = self.how.door_argv(user)
+        said = await self._run(argv, stdin=json.dumps(request).encode())
+        submitting = request["verb"] == "submit"
+        if said.exit_code or not said.stdout:
+            # sudo itself said no, or the door did not run to its end
+            before = "sudo:" in said.stderr or "usage:" in said.stderr
+            kind = SubmitUnknownError if submitting and not before else SlurmUnavailableError
+            msg = f"cannot act as {user}: {Path(argv[0]).name}"
+            raise kind(msg, exit_code=said.exit_code, stderr=said.stderr)
+        answer = parsing.parse_json("the door", said.stdout)
+        if "refused" in answer:
+            raise SlurmRejectedError(f"the request was refused: {answer['refused']}")
+        if "timeout" in answer:
+            kind = SubmitUnknownError if submitting else SlurmUnavailableError
+            raise kind(f"{request['verb']} had no answer within {answer['timeout']} s")
+        return Answer(answer["exit_code"], answer["stdout"], answer["stderr"])
+
+    async def _ask(self, argv: list[str], extra: Mapping[str, str] | None = None) -> Answer:
+        answer = await self._run([f"{self.how.slurm_bin}/{argv[0]}", *argv[1:]], extra=extra)
+        if answer.exit_code:
+            msg = f"{argv[0]} gave no answer"
+            raise SlurmUnavailableError(msg, exit_code=answer.exit_code, stderr=answer.stderr)
+        return answer
+
+    async def _run(
+        self, argv: list[str], *, extra: Mapping[str, str] | None = None, stdin: bytes = b""
+    ) -> Answer:
+        environment = {
+            "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+            "SLURM_TIME_FORMAT": "%s",
+            "LC_ALL": "C.UTF-8",
+            **(extra or {}),
+        }
+        if self.how.slurm_conf:
+            environment["SLURM_CONF"] = self.how.slurm_conf
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=environment,
+            )
+        except OSError as error:
+            msg = f"cannot run {argv[0]}: {error.strerror}"
+            raise SlurmUnavailableError(msg) from error
+        try:
+            async with asyncio.timeout(self.how.timeout_seconds):
+                stdout, stderr = await process.communicate(stdin)
+        except TimeoutError as error:
+            msg = f"{Path(argv[0]).name} had no answer within {self.how.timeout_seconds:g} s"
+            late = SubmitUnknownError if b'"verb": "submit"' in stdin[:40] else None
+            raise (late or SlurmUnavailableError)(msg) from error
+        finally:
+            if process.returncode is None:
+                process.kill()
+        return Answer(
+            process.returncode or 0,
+            stdout.decode(errors="replace"),
+            stderr.decode(errors="replace"),
+        )
+
+
+def _of(cluster: str | None) -> tuple[str, ...]:
+    return (f"--clusters={cluster}",) if cluster else ()
+
+
+def _submission(verb: str, submission: Submission) -> dict[str, Any]:
+    return {
+        "verb": verb,
+        "arguments": submission.arguments,
+        "script": submission.script,
+        "environment": dict(submission.environment),
+    }
+
+
+def _refusal(answer: Answer) -> SlurmRejectedError | SubmitUnknownError:
+    if _SILENCE.search(answer.stderr):
+        msg = "sbatch did not hear whether Slurm took the job"
+        return SubmitUnknownError(msg, exit_code=answer.exit_code, stderr=answer.stderr)
+    # sbatch: error: Batch job submission failed: Invalid account or account/partition combination
+    said = [line for line in answer.stderr.splitlines() if "failed:" in line or "failure:" in line]
+    words = (said or answer.stderr.splitlines() or ["no reason given"])[-1].split(": ")[-1]
+    return SlurmRejectedError(f"Slurm refused it: {words}", exit_code=answer.exit_code)
+
+
+def limits_of(
+    rows: Any,
+) -> dict[str, Limits]:
+    """Gather association rows of `parsing.parse_associations` by user.
+
+    The longest walltime of a user is the most generous of their associations, and known only if
+    each of them has one.
+    """
+    accounts: dict[str, set[str]] = defaultdict(set)
+    qos: dict[str, set[str]] = defaultdict(set)
+    longest: dict[str, list[int | None]] = defaultdict(list)
+    for user, account, _partition, seconds, names in rows:
+        accounts[user].add(account)
+        qos[user] |= names
+        longest[user].append(seconds)
+    return {
+        user: Limits(
+            accounts=frozenset(accounts[user]),
+            qos=frozenset(qos[user]) or None,
+            max_walltime=_longest(longest[user]),
+        )
+        for user in accounts
+    }
+
+
+def _longest(seconds: list[int | None]) -> Duration | None:
+    known = [value for value in seconds if value is not None]
+    if not known or len(known) < len(seconds):
+        return None
+    return Duration(seconds=max(known))

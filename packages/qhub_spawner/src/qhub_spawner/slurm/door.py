@@ -1,0 +1,93 @@
+"""The one door to Slurm: what every transport can do, and nothing of how.
+
+Two transports stand behind it, `commandline.CommandLineDoor` and `restd.RestDoor`; the same
+contract tests hold both to it, on a real Slurm. Every method may be cancelled; none retries.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from qhub_spawner.access import Limits
+from qhub_spawner.slurm.capacity import Node
+from qhub_spawner.slurm.jobs import Job, JobEnding, Queue
+from qhub_spawner.slurm.script import Submission
+
+
+@dataclass(frozen=True)
+class Machines:
+    """One whole answer about nodes; a node stands once for each of its partitions."""
+
+    taken: datetime
+    nodes: tuple[Node, ...]
+    default_partition: str | None
+
+
+class AccountingSilentError(Exception):
+    """The cluster keeps no accounting: nothing can be asked of it."""
+
+
+class Door(ABC):
+    """What the hub asks of Slurm.
+
+    Every method raises `SlurmUnavailableError` when there is no usable answer (the state is then
+    UNKNOWN, never "no such job") and `SlurmRejectedError` when Slurm answered no.
+    """
+
+    def __init__(self, clusters: Sequence[str | None] = (None,)) -> None:
+        """Take the clusters to ask about; ``None`` is the one of slurm.conf."""
+        self.clusters = tuple(clusters)
+
+    @abstractmethod
+    async def queue(self) -> Queue:
+        """Return every job Slurm remembers, of everyone, in one query a cluster."""
+
+    @abstractmethod
+    async def machines(self) -> Machines:
+        """Return every node, in one query a cluster."""
+
+    @abstractmethod
+    async def endings(self, job_ids: Collection[int]) -> Mapping[int, JobEnding]:
+        """Return what accounting says of jobs; those it does not know are missing.
+
+        Raises:
+            AccountingSilentError: The cluster keeps no accounting.
+        """
+
+    @abstractmethod
+    async def gone(self, job: Job) -> bool:
+        """Whether the controller itself says that it has no such job (for want of accounting)."""
+
+    @abstractmethod
+    async def limits(self) -> Mapping[str, Limits]:
+        """Return the recorded limits of every user, in one query."""
+
+    @abstractmethod
+    async def submit(self, user: str, submission: Submission) -> int:
+        """Submit as `user` and return the job id.
+
+        Raises:
+            SubmitUnknownError: The reply was lost: the job may exist.
+            SlurmRejectedError: Slurm refused it; it does not exist.
+        """
+
+    @abstractmethod
+    async def cancel(
+        self, user: str, job_id: int, name: str, *, signal: Literal["TERM"] | None = None
+    ) -> None:
+        """Cancel the job of that id and name as `user`, or send it a signal.
+
+        A job that is already over, or another job that now has the id, is left alone.
+        """
+
+    @abstractmethod
+    async def estimate(self, user: str, submission: Submission) -> datetime | None:
+        """Return when Slurm would start it now; ``None`` where the transport cannot ask."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        return

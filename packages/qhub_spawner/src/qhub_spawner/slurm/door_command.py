@@ -1,0 +1,190 @@
+#!/usr/bin/python3 -IS
+"""Submit or cancel one person's server as that person: all that sudo lets the hub run.
+
+One sudo rule (`qhub-spawner sudoers` prints it) lets the hub's account run this file, with
+exactly the arguments in the rule, as the people of the hub; never as root. What to do arrives as
+one JSON document on standard input, so that nothing of it is in a process list. It knows three
+verbs, and nothing that a request holds becomes a program, a path or a word of a shell:
+
+- ``submit``: ``arguments`` (long options of sbatch, each of the closed list below), ``script`` and
+  ``environment``. The environment goes to sbatch by a file descriptor without a name;
+- ``estimate``: as submit, but only asks when the job would start (``sbatch --test-only``);
+- ``cancel``: ``job_id``, ``name`` and ``signal`` (``TERM`` or none). Only a job of that id *and*
+  that name is cancelled, and only if the name is one of qhub's.
+
+It answers with one JSON document: ``{"exit_code": …, "stdout": …, "stderr": …}`` of the Slurm
+command, or ``{"refused": …}``. Standard library only: install a copy owned by root.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import subprocess
+import sys
+from typing import Any, NoReturn
+
+LONGEST_REQUEST = 4 * 1024 * 1024
+SECONDS = 60
+_VALUE = re.compile(r"[^\x00-\x1f\x7f]{0,2048}")
+_JOB_NAME = re.compile(r"qhub-[a-z0-9]{1,16}-[0-9a-f]{16}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Options that ask for resources, and none that name a file, a program or another user.
+_OPTIONS = frozenset(
+    """account acctg-freq begin bb clusters comment constraint contiguous core-spec cores-per-socket
+    cpu-freq cpus-per-gpu cpus-per-task deadline delay-boot dependency distribution exclude exclusive
+    extra-node-info gpu-bind gpu-freq gpus gpus-per-node gpus-per-socket gpus-per-task gres
+    gres-flags hint job-name licenses mail-type mail-user mem mem-bind mem-per-cpu mem-per-gpu
+    mincpus network nice no-kill no-requeue nodelist nodes ntasks ntasks-per-core ntasks-per-gpu
+    ntasks-per-node ntasks-per-socket overcommit oversubscribe partition prefer priority profile qos
+    requeue reservation signal sockets-per-node spread-job switches thread-spec threads-per-core
+    time time-min tmp use-min-nodes wait-all-nodes wckey""".split()
+)
+
+
+class Refused(Exception):  # noqa: N818 - it is an answer, not a failure
+    """The request is not one of the three."""
+
+
+def checked_arguments(value: Any) -> list[str]:
+    """Return sbatch options, each ``--name`` or ``--name=value`` with a known name."""
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise Refused("arguments: expected a list of texts")
+    for item in value:
+        name, _, text = item.partition("=")
+        if not name.startswith("--") or name[2:] not in _OPTIONS or not _VALUE.fullmatch(text):
+            raise Refused(f"arguments: {ascii(item[:64])} is not allowed")
+    return value
+
+
+def checked_name(value: Any) -> str:
+    """Return a job name of qhub's."""
+    if not isinstance(value, str) or _JOB_NAME.fullmatch(value) is None:
+        raise Refused("name: expected qhub-HUB-SPAWN")
+    return value
+
+
+def checked_environment(value: Any) -> dict[str, str]:
+    """Return names and values that an environment can hold."""
+    if not isinstance(value, dict):
+        raise Refused("environment: expected an object")
+    for name, text in value.items():
+        if not _VARIABLE.fullmatch(name) or not isinstance(text, str) or "\0" in text:
+            raise Refused(f"environment: {ascii(name[:64])} is not allowed")
+    return value
+
+
+def job_environment(given: dict[str, str]) -> dict[str, str]:
+    """Return the job's environment: the account's own, then what the hub gives."""
+    account = pwd.getpwuid(os.getuid())
+    own = {
+        "USER": account.pw_name,
+        "LOGNAME": account.pw_name,
+        "HOME": account.pw_dir,
+        "SHELL": account.pw_shell or "/bin/sh",
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+    }
+    return {**own, **given}
+
+
+def environment_descriptor(environment: dict[str, str]) -> int:
+    """Return a descriptor, which no file name leads to, that holds NUL-ended ``NAME=value``."""
+    descriptor = os.memfd_create("environment", 0)
+    data = b"".join(f"{name}={text}\0".encode() for name, text in environment.items())
+    while data:
+        data = data[os.write(descriptor, data) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def run(request: dict[str, Any], slurm_bin: str, own: dict[str, str]) -> dict[str, Any]:
+    """Carry out one request."""
+    verb = request.get("verb")
+    if verb in {"submit", "estimate"}:
+        arguments = checked_arguments(request.get("arguments"))
+        script = request.get("script")
+        if not isinstance(script, str) or not script.startswith("#!"):
+            raise Refused("script: expected a batch script")
+        given = checked_environment(request.get("environment"))
+        home = pwd.getpwuid(os.getuid()).pw_dir
+        argv = [f"{slurm_bin}/sbatch", "--parsable", "--output=/dev/null", f"--chdir={home}"]
+        if verb == "estimate":
+            return ended([*argv, "--test-only", *arguments], script, own, ())
+        descriptor = environment_descriptor(job_environment(given))
+        argv.append(f"--export-file={descriptor}")
+        return ended([*argv, *arguments], script, own, (descriptor,))
+    if verb == "cancel":
+        job_id, signal = request.get("job_id"), request.get("signal")
+        if not isinstance(job_id, int) or isinstance(job_id, bool) or not 0 < job_id < 2**32:
+            raise Refused("job_id: expected a positive number")
+        if signal not in {None, "TERM"}:
+            raise Refused("signal: expected TERM or nothing")
+        argv = [f"{slurm_bin}/scancel", f"--name={checked_name(request.get('name'))}"]
+        if request.get("cluster") is not None:
+            argv.append(checked_arguments([f"--clusters={request['cluster']}"])[0])
+        if signal:
+            argv += ["--batch", f"--signal={signal}"]
+        return ended([*argv, str(job_id)], "", own, ())
+    raise Refused("verb: expected submit, estimate or cancel")
+
+
+def ended(argv: list[str], text: str, own: dict[str, str], keep: tuple[int, ...]) -> dict[str, Any]:
+    """Run one Slurm command to its end."""
+    done = subprocess.run(  # noqa: S603 - a fixed program, checked arguments, no shell
+        argv,
+        input=text.encode(),
+        capture_output=True,
+        env=own,
+        pass_fds=keep,
+        timeout=SECONDS,
+        check=False,
+    )
+    return {
+        "exit_code": done.returncode,
+        "stdout": done.stdout.decode(errors="replace")[:4096],
+        "stderr": done.stderr.decode(errors="replace")[:4096],
+    }
+
+
+def refuse_arguments(argv: list[str]) -> NoReturn:
+    """End with the usage."""
+    raise SystemExit(
+        f"usage: door --slurm-bin=FOLDER [--slurm-conf=FILE] < request; not {ascii(argv)[:200]}"
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Read a request, answer it. The arguments stand in the sudo rule, and so are fixed."""
+    slurm_bin, own = "/usr/bin", {"PATH": "/usr/bin:/bin", "SLURM_TIME_FORMAT": "%s"}
+    for item in argv:
+        name, _, value = item.partition("=")
+        if name == "--slurm-bin" and value.startswith("/"):
+            slurm_bin = value
+        elif name == "--slurm-conf" and value.startswith("/"):
+            own["SLURM_CONF"] = value
+        else:
+            refuse_arguments(argv)
+    if os.getuid() == 0:
+        answer: dict[str, Any] = {"refused": "this command does not run as root"}
+    else:
+        try:
+            text = sys.stdin.buffer.read(LONGEST_REQUEST + 1)
+            if len(text) > LONGEST_REQUEST:
+                raise Refused("the request is longer than 4 MiB")
+            request = json.loads(text)
+            if not isinstance(request, dict):
+                raise Refused("expected a JSON object")
+            answer = run(request, slurm_bin, own)
+        except (Refused, ValueError) as refusal:
+            answer = {"refused": str(refusal)[:200]}
+        except subprocess.TimeoutExpired as late:
+            answer = {"timeout": late.timeout}
+    sys.stdout.write(json.dumps(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

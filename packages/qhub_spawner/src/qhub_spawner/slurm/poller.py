@@ -1,0 +1,262 @@
+"""The one poller: a single query for all servers of the hub, at a pace that fits what happens.
+
+It holds the last whole answer of the queue. From it every server is judged, every progress line
+written and every page filled; nothing else asks Slurm about jobs. An answer that failed, is cut
+or cannot be read changes nothing: what was known stays known, and nobody is declared stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import IntEnum
+
+from qhub_spawner.errors import SlurmUnavailableError
+from qhub_spawner.slurm.door import AccountingSilentError, Door
+from qhub_spawner.slurm.jobs import Job, JobEnding, JobState, Queue
+
+
+class Pace(IntEnum):
+    """How soon somebody needs the next answer."""
+
+    REST = 0
+    WAITING = 1
+    STARTING = 2
+    STOPPING = 3
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Seconds between two queries.
+
+    `idle` applies when no server runs, `rest` when all servers run, `waiting` while jobs wait in
+    the queue, `starting` while a job is being submitted or its server comes up, `stopping` while
+    somebody waits for a job's end; `longest` bounds the back-off after failures.
+    """
+
+    idle: float = 60.0
+    rest: float = 10.0
+    waiting: float = 5.0
+    starting: float = 2.0
+    stopping: float = 0.5
+    longest: float = 60.0
+
+    def at(self, pace: Pace | None) -> float:
+        """Return the seconds for `pace`; ``None`` means that nothing is watched."""
+        if pace is None:
+            return self.idle
+        return (self.rest, self.waiting, self.starting, self.stopping)[pace]
+
+
+@dataclass(eq=False)
+class Watch:
+    """One server's job, from the moment it is to be submitted until nobody needs it.
+
+    `job` is the job as last seen, and stays while answers fail; `ending` is set once, by Slurm's
+    own word. `since` is when the job was known to exist: only a queue taken later can miss it.
+    """
+
+    name: str
+    user: str
+    job_id: int | None = None
+    since: datetime | None = None
+    pace: Pace = Pace.STARTING
+    job: Job | None = None
+    ending: JobEnding | None = None
+    on_end: Callable[[], None] | None = None
+
+    def exists(self, job_id: int) -> None:
+        """Note that Slurm has taken the job."""
+        self.job_id = job_id
+        self.since = datetime.now(UTC)
+
+
+class Poller:
+    """Asks the door for the queue, and tells every watch what it says."""
+
+    def __init__(self, door: Door, intervals: Intervals, log: logging.Logger) -> None:
+        """Nothing is asked before `run` or `fresh`."""
+        self.door = door
+        self.intervals = intervals
+        self.log = log
+        self.queue: Queue | None = None
+        self.failures = 0
+        self.problem: str | None = None
+        self.queries = 0
+        self._watches: dict[str, Watch] = {}
+        self._ticked = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._refreshing: asyncio.Task[bool] | None = None
+
+    # ---- who is watched ----
+
+    def watch(self, name: str, user: str) -> Watch:
+        """Watch the job `name` of `user`, from now on."""
+        watch = self._watches.setdefault(name, Watch(name, user))
+        self._wake.set()
+        return watch
+
+    def forget(self, watch: Watch | None) -> None:
+        """Watch no longer."""
+        if watch is not None:
+            self._watches.pop(watch.name, None)
+
+    def watches(self, name: str) -> bool:
+        """Whether some server of this hub owns the job `name`."""
+        return name in self._watches
+
+    def hurry(self, watch: Watch, pace: Pace) -> None:
+        """Set how soon `watch` needs answers."""
+        watch.pace = pace
+        if pace >= Pace.STARTING:
+            self._wake.set()
+
+    @property
+    def age_seconds(self) -> float | None:
+        """How old the last whole answer is; ``None`` before the first."""
+        if self.queue is None:
+            return None
+        return (datetime.now(UTC) - self.queue.taken).total_seconds()
+
+    # ---- answers ----
+
+    async def tick(self) -> None:
+        """Wait until the next answer, good or bad, has been dealt with."""
+        await self._ticked.wait()
+
+    async def fresh(self) -> bool:
+        """Get an answer that was asked for after this call; whether it was a good one.
+
+        Calls made while a query waits to start share it.
+        """
+        if self._refreshing is not None and not self._refreshing.done():
+            await asyncio.wait([self._refreshing])
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.ensure_future(self._refresh())
+        return await asyncio.shield(self._refreshing)
+
+    async def run(self) -> None:
+        """Ask for ever; cancel to end."""
+        while True:
+            await self.fresh()
+            await self._pause()
+
+    async def _pause(self) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        while True:
+            self._wake.clear()
+            left = started + self._interval() - loop.time()
+            if left <= 0:
+                return
+            with suppress(TimeoutError):
+                # a watch in a hurry shortens the pause, but never below its own interval
+                await asyncio.wait_for(self._wake.wait(), left)
+
+    def _interval(self) -> float:
+        pace = max((watch.pace for watch in self._watches.values()), default=None)
+        seconds = self.intervals.at(pace)
+        if self.failures:
+            seconds = min(self.intervals.longest, max(seconds, 1.0) * 2 ** min(self.failures, 8))
+        return seconds * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
+
+    async def _refresh(self) -> bool:
+        try:
+            self.queries += 1
+            queue = await self.door.queue()
+            await self._judge(queue)
+        except SlurmUnavailableError as error:
+            self._failed(str(error))
+            return False
+        except Exception as error:
+            # a fault of ours must not end the poller; it is loud, and changes nothing
+            self.log.exception("reading the queue of Slurm failed")
+            self._failed(str(error))
+            return False
+        else:
+            if self.failures:
+                self.log.warning("Slurm answers again after %d failures", self.failures)
+            self.failures, self.problem = 0, None
+            return True
+        finally:
+            ticked, self._ticked = self._ticked, asyncio.Event()
+            ticked.set()
+
+    def _failed(self, problem: str) -> None:
+        self.failures += 1
+        self.problem = problem
+        if self.failures in {1, 10, 100}:
+            self.log.warning(
+                "Slurm's queue is unknown (failure %d), no server is judged by it: %s",
+                self.failures,
+                problem,
+            )
+
+    # ---- judging ----
+
+    async def _judge(self, queue: Queue) -> None:
+        self.queue = queue
+        over, missing = [], []
+        for watch in list(self._watches.values()):
+            job = queue.by_name.get(watch.name)
+            if job is not None:
+                watch.job = job
+                if watch.job_id is None:
+                    watch.exists(job.job_id)
+                if job.state.over and watch.ending is None:
+                    over.append(watch)
+            elif (
+                watch.job_id is not None
+                and watch.ending is None
+                and watch.since is not None
+                and queue.taken > watch.since
+            ):
+                missing.append(watch)
+        if over or missing:
+            await self._confirm(over, missing)
+
+    async def _confirm(self, over: list[Watch], missing: list[Watch]) -> None:
+        """Ask accounting about jobs that are over (for details) or missing (whether they are)."""
+        ids = {watch.job_id for watch in (*over, *missing) if watch.job_id is not None}
+        endings, silent = {}, False
+        try:
+            self.queries += 1
+            endings = dict(await self.door.endings(ids))
+        except AccountingSilentError:
+            silent = True
+        except SlurmUnavailableError as error:
+            self.log.warning("Slurm's accounting gives no answer: %s", error)
+        for watch in over:
+            ending = endings.get(watch.job_id or 0)
+            if ending is None or not ending.state.over:
+                job = watch.job
+                if job is None:
+                    continue
+                ending = JobEnding(job.job_id, job.state, ended=job.end, node_list=job.node_list)
+            self._end(watch, ending)
+        for watch in missing:
+            ending = endings.get(watch.job_id or 0)
+            if ending is not None and ending.state.over:
+                self._end(watch, ending)
+            elif silent and watch.job_id is not None:
+                job = watch.job or Job(watch.job_id, JobState.UNKNOWN, watch.name, watch.user)
+                if await self._gone(job):
+                    self._end(watch, JobEnding(job.job_id, JobState.UNKNOWN, exit_status=1))
+
+    async def _gone(self, job: Job) -> bool:
+        try:
+            self.queries += 1
+            return await self.door.gone(job)
+        except SlurmUnavailableError:
+            return False
+
+    def _end(self, watch: Watch, ending: JobEnding) -> None:
+        watch.ending = ending
+        watch.pace = Pace.REST
+        if watch.on_end is not None:
+            watch.on_end()

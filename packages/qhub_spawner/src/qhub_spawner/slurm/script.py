@@ -1,0 +1,174 @@
+"""From a launch to what is submitted: sbatch options and the batch script. Pure.
+
+A person's value never stands in the script: it reaches Slurm as one option (an element of an
+argument list, or a field of a JSON document) and the server as its environment. What the script
+does hold is the administrator's: prologue, epilogue, modules, the environment's prefix, and the
+server's command, each quoted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+
+from qhub_spawner.errors import SelectionError
+from qhub_spawner.profiles import Profile
+
+BOOTSTRAP_END = "QHUB_SINGLEUSER_END"
+_ACCOUNT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,31}")
+LOG_FOLDER = ".local/state/qhub"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One job to submit.
+
+    Attributes:
+        name: The job's name, by which it is found again.
+        comment: What it belongs to, as JSON; no secrets.
+        options: sbatch's long options without dashes; ``None`` for a flag.
+        script: The batch script; no secrets.
+        environment: The job's whole environment; secret, never in ``repr``.
+    """
+
+    name: str
+    comment: str
+    options: Mapping[str, str | None]
+    script: str
+    environment: Mapping[str, str] = field(repr=False)
+
+    @property
+    def arguments(self) -> list[str]:
+        """The options as arguments of sbatch, name and comment included."""
+        every = {"job-name": self.name, "comment": self.comment, **self.options}
+        return [f"--{key}" if value is None else f"--{key}={value}" for key, value in every.items()]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What applies where a profile is silent: a hub's ``c.SlurmSpawner.req_*`` of before."""
+
+    options: Mapping[str, str] = field(default_factory=dict)
+    directives: tuple[str, ...] = ()
+    prologue: str = ""
+    epilogue: str = ""
+
+
+def account_name(user: str) -> str:
+    """Return `user` if it can be an account of a cluster.
+
+    Raises:
+        SelectionError: It cannot (a leading dash, a space, more than 32 characters, …).
+    """
+    if _ACCOUNT_NAME.fullmatch(user) is None:
+        msg = (
+            f"user name {ascii(user)[:64]} cannot be an account of the cluster: expected at most "
+            "32 letters, digits, dots, dashes and underscores, beginning with a letter"
+        )
+        raise SelectionError(msg, status_code=400, name="user", accepted=())
+    return user
+
+
+def comment(hub_id: str, user: str, server_name: str, spawn_id: str) -> str:
+    """Return the job's comment: whose it is, for people and for `sacct`."""
+    owner = {"qhub": hub_id, "user": user, "server": server_name, "spawn": spawn_id}
+    return json.dumps(owner, ensure_ascii=True, separators=(",", ":"))
+
+
+def options_of(profile: Profile, defaults: Defaults) -> dict[str, str | None]:
+    """Return the sbatch options that `profile` asks for (man sbatch 22.05).
+
+    Memory is per node in whole MiB, rounded up; walltime in Slurm's ``D-HH:MM:SS``.
+    """
+    block = profile.slurm
+    options: dict[str, str | None] = dict(defaults.options)
+    options["nodes"] = str(profile.nodes)
+    options["ntasks-per-node"] = "1"
+    if "cpu" in profile.model_fields_set or "cpus-per-task" not in options:
+        options["cpus-per-task"] = str(max(1, math.ceil(profile.cpu.millicores / 1000)))
+    if profile.memory is not None:
+        options["mem"] = f"{math.ceil(profile.memory.bytes / 2**20)}M"
+    if profile.walltime is not None:
+        options["time"] = profile.walltime.slurm
+    if profile.gpu is not None and profile.gpu.count:
+        kind = f":{profile.gpu.type}" if profile.gpu.type else ""
+        options["gres"] = f"gpu{kind}:{profile.gpu.count}"
+    if block is None:
+        return options
+    for key in ("partition", "account", "qos", "reservation", "constraint"):
+        value = getattr(block, key)
+        if value is not None:
+            options[key] = value
+    if block.gres is not None:
+        asked = options.get("gres") if profile.gpu is not None else None
+        options["gres"] = f"{asked},{block.gres}" if asked else block.gres
+    if block.cluster is not None:
+        options["clusters"] = block.cluster
+    if block.exclusive:
+        options["exclusive"] = None
+    for directive in (*defaults.directives, *block.directives):
+        key, separator, value = directive.removeprefix("--").partition("=")
+        options[key] = value if separator else None
+    return options
+
+
+@cache
+def bootstrap() -> str:
+    """Return the source of the program that starts the server inside the job."""
+    return (files("qhub_spawner") / "singleuser.py").read_text(encoding="utf-8")
+
+
+def batch_script(profile: Profile, argv: tuple[str, ...], defaults: Defaults) -> str:
+    """Return the batch script that runs `argv` as the server.
+
+    The bootstrap travels in the script itself, so that the person's environment needs
+    nothing of qhub: only the command that `argv` names. The script notes its process's end as
+    its own exit status, runs the epilogue, and hands a SIGTERM on to the server.
+    """
+    block = profile.slurm
+    prologue = "\n".join(filter(None, (defaults.prologue, block.prologue if block else "")))
+    epilogue = "\n".join(filter(None, (block.epilogue if block else "", defaults.epilogue)))
+    modules = block.modules if block else ()
+    environment = profile.environment
+    lines = [
+        "#!/bin/bash",
+        "# A server of a qhub hub; sbatch's options were given beside this script.",
+        'export HOME="${HOME:-$(cd ~ && pwd)}"',
+        f'qhub_log="$HOME/{LOG_FOLDER}"',
+        'if (umask 077; mkdir -p "$qhub_log" && : >"$qhub_log/server-$SLURM_JOB_ID.log"); then',
+        '  exec >"$qhub_log/server-$SLURM_JOB_ID.log" 2>&1',
+        "fi",
+    ]
+    if modules:
+        lines += [
+            "# modules are a shell function that a login shell would have",
+            "type module >/dev/null 2>&1 || . /etc/profile",
+            f"module load {shlex.join(modules)}",
+        ]
+    if prologue:
+        lines += ["# prologue", prologue]
+    if environment is not None and environment.prefix is not None:
+        prefix = shlex.quote(f"{environment.prefix}/bin")
+        lines.append(f'export PATH={prefix}:"$PATH"')
+    if argv[0].startswith("/"):
+        # the server's own interpreter stands beside its command
+        lines.append(f'export PATH="$PATH":{shlex.quote(argv[0].rpartition("/")[0] or "/")}')
+    lines += [
+        f"python3 -I /dev/fd/3 {shlex.join(argv)} 3<<'{BOOTSTRAP_END}' &",
+        bootstrap().rstrip("\n"),
+        BOOTSTRAP_END,
+        "qhub_server=$!",
+        "trap 'kill -TERM \"$qhub_server\" 2>/dev/null' TERM INT",
+        'wait "$qhub_server"; qhub_status=$?',
+        'while kill -0 "$qhub_server" 2>/dev/null; do wait "$qhub_server"; qhub_status=$?; done',
+    ]
+    if epilogue:
+        lines += ["# epilogue", epilogue]
+    lines.append('exit "$qhub_status"')
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,159 @@
+"""What the options page shows of the cluster: one cache for everyone, at most one query an interval.
+
+A thousand people who open the page cost Slurm nothing more than one. While somebody looks, each
+interval brings exactly one query, for whatever is most out of date: the nodes, the queue (which the
+poller mostly keeps fresh anyway), or Slurm's own estimate for one profile that cannot start now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from qhub_spawner.availability import Availability, StartEstimate
+from qhub_spawner.errors import SlurmError
+from qhub_spawner.profiles import Profile
+from qhub_spawner.slurm.capacity import Cluster, availability_of
+from qhub_spawner.slurm.door import Door, Machines
+from qhub_spawner.slurm.poller import Poller
+
+Estimate = Callable[[Profile], Awaitable[datetime | None]]
+
+
+@dataclass
+class _Asked:
+    """Slurm's answer for one profile; `taken` and `looked` by the monotonic clock."""
+
+    profile: Profile
+    ask: Estimate
+    looked: float
+    taken: float = 0.0
+    at: datetime | None = None
+
+
+class Views:
+    """The page's cache."""
+
+    def __init__(
+        self, door: Door, poller: Poller, log: logging.Logger, *, interval_seconds: float = 10.0
+    ) -> None:
+        """Nothing is asked before somebody looks."""
+        self.door = door
+        self.poller = poller
+        self.log = log
+        self.interval_seconds = interval_seconds
+        self.machines: Machines | None = None
+        self.queries = 0
+        self._machines_at = 0.0
+        self._looked = asyncio.Event()
+        self._looked_at = 0.0
+        self._estimates: dict[str, _Asked] = {}
+        self._cluster: tuple[object, object, Cluster] | None = None
+        self._first: asyncio.Task[None] | None = None
+
+    async def look(
+        self, profiles: tuple[Profile, ...], estimate: Estimate
+    ) -> Mapping[str, Availability]:
+        """Return what each profile meets now, by slug, from the cache.
+
+        Only the very first look waits for Slurm, and for no longer than 5 s.
+        """
+        self._looked_at = time.monotonic()
+        self._looked.set()
+        if self.machines is None or self.poller.queue is None:
+            if self._first is None or self._first.done():
+                self._first = asyncio.ensure_future(self._fill())
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._first), 5)
+        cluster = self._grouped()
+        if cluster is None:
+            problem = self.poller.problem or "no answer from Slurm yet"
+            return {profile.slug: Availability(stale=True, problem=problem) for profile in profiles}
+        return {profile.slug: self._view(profile, cluster, estimate) for profile in profiles}
+
+    def _view(self, profile: Profile, cluster: Cluster, estimate: Estimate) -> Availability:
+        queue, machines = self.poller.queue, self.machines
+        if queue is None or machines is None:
+            return Availability(stale=True)
+        now = datetime.now(UTC)
+        as_of = min(queue.taken, machines.taken)
+        stale = (now - as_of).total_seconds() > 6 * self.interval_seconds
+        view = availability_of(profile, cluster, as_of=as_of, now=now, stale=stale)
+        if view.start.kind == "now" or view.nodes_total is None:
+            self._estimates.pop(profile.slug, None)
+            return view
+        asked = self._estimates.get(profile.slug)
+        if asked is None or asked.profile != profile:
+            asked = self._estimates[profile.slug] = _Asked(profile, estimate, self._looked_at)
+        asked.looked = self._looked_at
+        if asked.at is not None and asked.at > now:
+            return replace(view, start=StartEstimate("at", asked.at, "slurm"))
+        return view
+
+    def _grouped(self) -> Cluster | None:
+        queue, machines = self.poller.queue, self.machines
+        if queue is None or machines is None:
+            return None
+        if (
+            self._cluster is None
+            or self._cluster[0] is not queue
+            or self._cluster[1] is not machines
+        ):
+            cluster = Cluster.of(machines.nodes, queue.jobs, machines.default_partition)
+            self._cluster = (queue, machines, cluster)
+        return self._cluster[2]
+
+    async def run(self) -> None:
+        """Keep the cache fresh while somebody looks; cancel to end."""
+        while True:
+            if time.monotonic() - self._looked_at > 6 * self.interval_seconds:
+                self._looked.clear()
+            await self._looked.wait()
+            await asyncio.sleep(self.interval_seconds)
+            try:
+                await self._one_query()
+            except SlurmError as error:
+                self.log.warning("the view of the cluster is not refreshed: %s", error)
+
+    async def _fill(self) -> None:
+        with suppress(SlurmError):
+            if self.poller.queue is None:
+                await self.poller.fresh()
+            await self.refresh_machines()
+
+    async def refresh_machines(self) -> Machines:
+        """Ask for the nodes now."""
+        self.queries += 1
+        self.machines = await self.door.machines()
+        self._machines_at = time.monotonic()
+        return self.machines
+
+    async def _one_query(self) -> None:
+        now = time.monotonic()
+        interval = self.interval_seconds
+        queue_age = self.poller.age_seconds
+        if queue_age is None or queue_age > 3 * interval:
+            self.queries += 1
+            await self.poller.fresh()
+            return
+        if now - self._machines_at > 2 * interval:
+            await self.refresh_machines()
+            return
+        due = [
+            asked
+            for asked in self._estimates.values()
+            if now - asked.taken > 6 * interval and now - asked.looked < 6 * interval
+        ]
+        if due:
+            asked = min(due, key=lambda one: one.taken)
+            asked.taken = now
+            self.queries += 1
+            asked.at = await asked.ask(asked.profile)
+        elif queue_age > interval:
+            self.queries += 1
+            await self.poller.fresh()

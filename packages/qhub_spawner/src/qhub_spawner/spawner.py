@@ -1,0 +1,397 @@
+"""`QHubSpawner`: the plugin that JupyterHub loads. Traits, validation, delegation."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+from collections.abc import AsyncIterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from batchspawner import SlurmSpawner
+from jupyterhub.spawner import Spawner, SpawnException
+from jupyterhub.utils import url_path_join
+from sqlalchemy.orm import object_session
+from traitlets import Any as AnyTrait
+from traitlets import Float, Integer, Unicode, default
+
+from qhub_spawner import handlers, page
+from qhub_spawner.access import Person, Selection
+from qhub_spawner.errors import ConfigurationError, QHubSpawnerError, SelectionError
+from qhub_spawner.launch import BackendServer, Launch, ServerAddress, StartFailedError
+from qhub_spawner.runtime import SETTING, HubRuntime, attach
+from qhub_spawner.slurm.script import Defaults, account_name
+
+# Traits of batchspawner that decide what qhub does by itself: setting them has no effect.
+REPLACED_TRAITS = (
+    "batch_script",
+    "batch_submit_cmd",
+    "batch_query_cmd",
+    "batch_cancel_cmd",
+    "batchspawner_singleuser_cmd",
+    "exec_prefix",
+    "startup_poll_interval",
+    "req_srun",
+    "req_keepvars",
+    "state_pending_re",
+    "state_running_re",
+    "state_exechost_re",
+)
+
+
+class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no types
+    """One spawner for Slurm partitions and local processes, from one list of profiles.
+
+    Give it a list with ``c.QHubSpawner.profiles``. Where a profile is silent, the resource traits
+    of batchspawner's ``SlurmSpawner`` (``req_partition``, ``req_account``, …) go on to apply.
+    """
+
+    profiles = AnyTrait(
+        default_value=[],
+        config=True,
+        help="""
+        What people may choose from: a list of profiles, the path of a YAML file that holds one,
+        or a callable, plain or async, that takes the spawner and returns either.
+
+        A list or file is checked when the hub starts, which a mistake stops; a file that changes
+        later is taken up without a restart if it is valid. Default: empty, which offers nothing.
+
+        Example: ``c.QHubSpawner.profiles = "/etc/qhub/profiles.yaml"``
+        """,
+    )
+    start_timeout = Integer(
+        7 * 24 * 3600,
+        config=True,
+        help="""
+        How long a server may take to start, time in a queue included, in seconds. Default: a
+        week, because waiting in a queue is not a failure; how long the server itself may take is
+        `SlurmBackend.startup_timeout`.
+        """,
+    )
+    http_timeout = Integer(
+        60,
+        config=True,
+        help="""
+        How long a server that has reported its address may take to answer, in seconds.
+        Default: 60.
+        """,
+    )
+    ip = Unicode(
+        "",
+        config=True,
+        help="""
+        The address that servers listen at, where they run. Default: empty, the interface that
+        faces the hub, and no other.
+
+        Example: ``c.QHubSpawner.ip = "0.0.0.0"`` or ``"::"``
+        """,
+    )
+    stop_grace = Float(
+        10.0,
+        min=0.0,
+        max=600.0,
+        config=True,
+        help="""
+        How long a server may take to end by itself after SIGTERM, in seconds, before it is ended
+        by force. Default: 10.
+        """,
+    )
+
+    selection: Selection | None = None
+    last_ended: str = ""
+    _server: BackendServer | None = None
+    _backend_name: str = ""
+    _attempted: dict[str, Any] | None = None
+
+    @default("apply_user_options")
+    def _apply_user_options_default(self) -> Any:
+        # the choice is decided in run_pre_spawn_hook, whose refusals the hub logs in one line
+        return lambda _spawner, _user_options: None
+
+    # ---- who and what ----
+
+    @property
+    def runtime(self) -> HubRuntime:
+        """What all spawners of this hub share."""
+        settings = self.user.settings
+        if SETTING not in settings:
+            attach(settings["app"], type(self))
+        runtime: HubRuntime = settings[SETTING]
+        return runtime
+
+    @property
+    def person(self) -> Person:
+        """The person as the rules of access see them."""
+        return Person(self.user.name, frozenset(group.name for group in self.user.groups))
+
+    async def decide(self, user_options: object) -> Selection:
+        """Return what the person gets for `user_options`.
+
+        Raises:
+            SpawnException: A 4xx that names what is wrong and what this person may have.
+        """
+        try:
+            return await self.runtime.select(self, self.person, self.user.name, user_options)
+        except SelectionError as error:
+            raise _refused(error) from error
+        except ConfigurationError as error:
+            self.log.error("the profiles are not usable:\n%s", error)  # noqa: TRY400
+            msg = "The profiles of this hub are not usable now; its administrator can see why."
+            raise SpawnException(msg, reason="configuration", status_code=503) from error
+
+    def warn_of_replaced_traits(self) -> None:
+        """Say which configured traits of batchspawner have no effect any more."""
+        for section in ("BatchSpawnerBase", "BatchSpawnerRegexStates", "SlurmSpawner", "QHubSpawner"):
+            for name in REPLACED_TRAITS:
+                if name in self.config.get(section, {}):
+                    self.log.warning(
+                        "c.%s.%s has no effect with QHubSpawner; see the how-to on moving "
+                        "from SlurmSpawner",
+                        section,
+                        name,
+                    )
+
+    # ---- the options page ----
+
+    async def options_model(self) -> dict[str, Any]:
+        """Return what the options page shows, as JSON."""
+        try:
+            offers = await self.runtime.offers(self, self.person, self.user.name)
+            availability = await self.runtime.availability(self, offers, self.user.name)
+        except ConfigurationError as error:
+            raise await self._unusable(error) from error
+        last = self.orm_spawner.user_options if self.orm_spawner else None
+        model = page.profiles_model(
+            offers,
+            availability,
+            person_name=self.user.name,
+            last=last,
+            now=datetime.now().astimezone(),
+        )
+        return {**model, "last_ended": self.last_ended or None}
+
+    async def _unusable(self, error: ConfigurationError) -> SpawnException:
+        self.log.error("the profiles are not usable:\n%s", error)
+        msg = "The profiles of this hub are not usable now; its administrator can see why."
+        return SpawnException(msg, reason="configuration", status_code=503)
+
+    async def get_options_form(self) -> Any:
+        """Render the list of profiles; an `options_form` of the configuration wins."""
+        if self.options_form:
+            return await super().get_options_form()
+        model = await self.options_model()
+        arguments = self.handler.request.query_arguments if self.handler else {}
+        preselect, problem = page.parse_query(arguments)
+        url = url_path_join(self.hub.base_url, "api/users", self.user.escaped_name, "qhub/profiles")
+        ended = f"Your last server ended: {self.last_ended}." if self.last_ended else None
+        attempted, self._attempted = self._attempted, None
+        return page.render_form(
+            model, preselect=attempted or preselect, api_url=url, error=problem or ended
+        )
+
+    def run_options_from_form(self, form_data: Any) -> Any:
+        """Read the submitted page; a function of the configuration wins.
+
+        Raises:
+            SpawnException: The form holds what the page does not have.
+        """
+        if "options_from_form" in self.trait_values():
+            configured = self.options_from_form
+            if configured != self._passthrough_options_from_form:
+                return super().run_options_from_form(form_data)
+        try:
+            self._attempted = page.parse_form(form_data)
+        except SelectionError as error:
+            raise _refused(error) from error
+        return self._attempted
+
+    # ---- start, poll, stop ----
+
+    async def run_pre_spawn_hook(self) -> None:
+        """Decide what the person gets, before anything is made for them; then run the hook."""
+        self.selection = await self.decide(self.user_options)
+        self._attempted = None
+        # what was decided is what the hub keeps, shows to its administrators and offers next time
+        self.user_options = self.selection.user_options
+        if self.orm_spawner is not None:
+            self.orm_spawner.user_options = self.selection.user_options
+        if self.internal_ssl and self.selection.backend == "slurm":
+            await self._name_nodes_in_certificate()
+        result = super().run_pre_spawn_hook()
+        if result is not None:
+            await result
+
+    async def _name_nodes_in_certificate(self) -> None:
+        backend: Any = self.runtime.backend("slurm")
+        machines = backend.views.machines or await backend.views.refresh_machines()
+        names = {f"DNS:{node.name}" for node in machines.nodes}
+        names |= {f"{_kind_of(node.address)}:{node.address}" for node in machines.nodes}
+        configured = self.ssl_alt_names() if callable(self.ssl_alt_names) else self.ssl_alt_names
+        self.ssl_alt_names = [*configured, *sorted(names - set(configured))]
+
+    async def start(self) -> tuple[str, int]:
+        """Start what was selected; returns host and port.
+
+        Raises:
+            SpawnException: It did not start; says why, in words for the person.
+        """
+        selection = self.selection or await self.decide(self.user_options)
+        self.last_ended = ""
+        try:
+            if selection.backend == "slurm":
+                account_name(self.user.name)
+            self._backend_name = selection.backend
+            self._server = self.runtime.backend(selection.backend).server(self)
+            directory = self.format_string(self.notebook_dir) if self.notebook_dir else None
+            launch = Launch(
+                user=self.user.name,
+                server_name=self.name,
+                selection=selection,
+                environment=self.launch_environment(selection),
+                argv=(*self.cmd, *self.get_args()),
+                working_directory=directory,
+                grace_seconds=self.stop_grace,
+            )
+            address = await self._server.start(launch)
+        except SelectionError as error:
+            raise _refused(error) from error
+        except StartFailedError as error:
+            raise SpawnException(
+                error.words, reason="start-failed", status_code=error.status_code
+            ) from error
+        return address.host, address.port
+
+    def launch_environment(self, selection: Selection) -> dict[str, str]:
+        """Return the server's whole environment; it holds the server's token."""
+        environment: dict[str, str] = self.get_env()
+        if self.internal_ssl and self.cert_paths and selection.backend == "slurm":
+            # the files are the hub's own: their contents travel, and are written where the job runs
+            for name, key in (("KEY", "keyfile"), ("CERT", "certfile"), ("CA", "cafile")):
+                environment[f"QHUB_SSL_{name}"] = Path(self.cert_paths[key]).read_text("ascii")
+            for name in ("KEYFILE", "CERTFILE", "CLIENT_CA"):
+                environment.pop(f"JUPYTERHUB_SSL_{name}", None)
+        environment.update(selection.profile.environment.variables)
+        return {key: str(value) for key, value in environment.items()}
+
+    def get_env(self) -> Any:
+        """Return the environment as every spawner has it; the account's own is added by the target."""
+        return Spawner.get_env(self)
+
+    async def poll(self) -> int | None:
+        """Return ``None`` while the server lives or nothing certain is known."""
+        if self._server is None:
+            return 0
+        ended = await self._server.poll()
+        if ended is None:
+            if getattr(self._server, "waits", False):
+                # a suspended or requeued job answers when it runs again, not within seconds
+                self.http_timeout = max(self.http_timeout, 24 * 3600)
+            self._restore_address()
+            return None
+        if ended.words != self.last_ended:
+            self.last_ended = ended.words
+            self.log.info("server %s is over: %s", self._log_name, ended.words)
+        return ended.exit_code
+
+    def _restore_address(self) -> None:
+        """Give the hub the address of a server whose start it did not see the end of."""
+        address: ServerAddress | None = getattr(self._server, "address", None)
+        if address is not None and self.server is not None and not self.server.port:
+            self.server.ip, self.server.port = address.host, address.port
+            self.persist()
+
+    async def stop(self, now: bool = False) -> None:  # noqa: FBT001, FBT002 - JupyterHub's signature
+        """End the server; returns when its system agrees, or says that it could not."""
+        if self._server is None:
+            return
+        try:
+            await self._server.stop(now=now)
+        except QHubSpawnerError as error:
+            self.log.error("stopping %s: %s", self._log_name, error)  # noqa: TRY400 - all is said
+            raise
+        finally:
+            if not self.last_ended.startswith("its "):
+                self.last_ended = ""
+
+    async def progress(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield the hub's progress events."""
+        while self._server is None:
+            await asyncio.sleep(0.05)
+        async for step in self._server.progress():
+            yield {"progress": step.percent, "message": step.message}
+
+    # ---- state ----
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what must outlive the hub."""
+        state: dict[str, Any] = Spawner.get_state(self)
+        if self._server is not None:
+            state["backend"] = self._backend_name
+            state["qhub"] = self._server.state()
+        if self.last_ended:
+            state["last_ended"] = self.last_ended
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up a server that an earlier hub started."""
+        Spawner.load_state(self, state)
+        self.last_ended = str(state.get("last_ended", ""))
+        if state.get("qhub") and state.get("backend"):
+            self._backend_name = str(state["backend"])
+            self._server = self.runtime.backend(self._backend_name).server(self)
+            self._server.restore(state["qhub"])
+
+    def clear_state(self) -> None:
+        """Forget the server."""
+        Spawner.clear_state(self)
+        self._server = None
+        self.selection = None
+
+    # ---- what a backend's server needs of its owner ----
+
+    def persist(self) -> None:
+        """Write the state to the hub's database, now: it must be there before Slurm has the job."""
+        if self.orm_spawner is None:
+            return
+        self.orm_spawner.state = self.get_state()
+        session = object_session(self.orm_spawner)
+        if session is not None:
+            session.commit()
+
+    def server_ended(self) -> None:
+        """Tell the hub at once that the server has ended, instead of at its next poll."""
+        if self.ready and self._callbacks:
+            asyncio.ensure_future(self.poll_and_notify())  # noqa: RUF006 - the hub's own poll backs it
+
+    def slurm_defaults(self) -> Defaults:
+        """Return what the traits of batchspawner's SlurmSpawner say."""
+        named = {
+            "partition": self.req_partition or self.req_queue,
+            "account": self.req_account,
+            "qos": self.req_qos,
+            "reservation": self.req_reservation,
+            "clusters": self.req_cluster,
+            "gres": self.req_gres or (f"gpu:{self.req_ngpus}" if self.req_ngpus else ""),
+            "time": self.req_runtime,
+            "mem": self.req_memory,
+            "cpus-per-task": self.req_nprocs,
+        }
+        return Defaults(
+            options={key: value for key, value in named.items() if value},
+            directives=tuple(shlex.split(self.req_options)),
+            prologue=self.req_prologue,
+            epilogue=self.req_epilogue,
+        )
+
+
+def _refused(error: SelectionError) -> SpawnException:
+    return SpawnException(str(error), reason="selection", status_code=error.status_code)
+
+
+def _kind_of(address: str) -> str:
+    return "IP" if address.replace(".", "").isdigit() or ":" in address else "DNS"
+
+
+handlers.register(QHubSpawner)

