@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import sys
@@ -27,22 +26,11 @@ RINGS = {
 GRACE = {"interrupt_timeout": 60.0, "terminate_timeout": 30.0}
 
 
-def environments_folder() -> Path:
-    """Where the sessions' environments go: a folder that other users' batch jobs can read."""
-    open_to_all = all(folder.stat().st_mode & 0o001 for folder in (ROOT, *ROOT.parents))
-    if os.geteuid() != 0 or open_to_all:
-        return ROOT / ".nox"
-    name = hashlib.sha256(str(ROOT).encode()).hexdigest()[:12]
-    return Path("/var/cache/qhub") / name
-
-
-os.umask(0o022)
 if Path("/etc/ssl/certs/ca-certificates.crt").exists():
     # A site's own certificate authority is known to the system, not to uv.
     os.environ.setdefault("UV_SYSTEM_CERTS", "true")
 nox.needs_version = ">=2026"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.envdir = str(environments_folder())
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "layers", "docs", "build", "tests"]
 

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 Schema = dict[str, Any]
+LONG_PATTERN = 50  # a longer one explains nothing: the description does
+
+
+def mapped(schema: Schema) -> list[Schema]:
+    """Return what the values of a mapping with free keys may be; empty for anything else."""
+    values = [*schema.get("patternProperties", {}).values(), schema.get("additionalProperties")]
+    return [value for value in values if isinstance(value, dict)]
 
 
 def kind(schema: Schema) -> str:
@@ -28,10 +35,11 @@ def kind(schema: Schema) -> str:
             return " or ".join(dict.fromkeys(kind(one) for one in schema[several]))
     if schema.get("type") == "array":
         return f"list of {kind(schema.get('items', {}))}"
-    if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), dict):
-        return f"mapping to {kind(schema['additionalProperties'])}"
-    words = str(schema.get("type", "anything"))
-    return f"{words}, `{schema['pattern']}`" if "pattern" in schema else words
+    for value in mapped(schema):
+        return f"mapping to {kind(value)}"
+    types, pattern = schema.get("type", "anything"), schema.get("pattern", "")
+    words = types if isinstance(types, str) else " or ".join(types)
+    return f"{words}, `{pattern}`" if 0 < len(pattern) < LONG_PATTERN else words
 
 
 def meaning(name: str, schema: Schema, owner: Schema) -> str:
@@ -44,16 +52,24 @@ def meaning(name: str, schema: Schema, owner: Schema) -> str:
     return " ".join(part for part in text if part)
 
 
-def section(title: str, schema: Schema) -> list[str]:
-    """Return one definition: a table of its fields, or the kind of value that it is."""
-    lines = [f"## {title}", "", *schema.get("description", "").splitlines(), ""]
-    if not schema.get("properties"):
-        return [*lines, kind(schema), ""]
-    lines += ["| field | value | meaning |", "|---|---|---|"]
+def table(schema: Schema) -> list[str]:
+    """Return a table of an object's fields."""
+    lines = ["| field | value | meaning |", "|---|---|---|"]
     for name, field in schema["properties"].items():
         cells = (f"`{name}`", in_cell(kind(field)), in_cell(meaning(name, field, schema)))
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
+
+
+def section(title: str, schema: Schema) -> list[str]:
+    """Return one definition: the kinds of value it may be, and the fields of those with fields."""
+    several = [*schema.get("anyOf", ()), *schema.get("oneOf", ())] or [schema]
+    lines = [f"## {title}", "", *schema.get("description", "").splitlines(), ""]
+    if not schema.get("properties"):
+        lines += [f"Takes: {kind(schema)}.", ""]
+    for one in several:
+        lines += table(one) if one.get("properties") else []
+    return lines
 
 
 class JsonSchemaDirective(GeneratedPart):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from .processes import Daemon, Ports, identity, listening, wait_until
+from .processes import Daemon, NotReadyError, Ports, identity, listening, tail, wait_until
 
 API_SECONDS = 60
 
@@ -248,13 +248,20 @@ class HubSystem:
         return found
 
     def wait_ready(self, name: str, server: str = "", deadline_seconds: float = 120) -> None:
-        """Wait until a server is ready."""
-        wait_until(
-            lambda: (self.server(name, server) or {}).get("ready"),
-            deadline_seconds,
-            f"the server {name}/{server}",
-            poll_seconds=0.1,
-        )
+        """Wait until a server is ready.
+
+        Raises:
+            NotReadyError: It is not in time, or is neither ready nor starting; with the hub's log.
+        """
+
+        def ready_or_over() -> str:
+            model = self.server(name, server) or {}
+            return "ready" if model.get("ready") else "" if model.get("pending") else "over"
+
+        what = f"the server {name}/{server}"
+        if wait_until(ready_or_over, deadline_seconds, what, poll_seconds=0.1) == "over":
+            message = f"{what} is not starting any more; the hub's log:\n{tail(self.log, 40)}"
+            raise NotReadyError(message)
 
     def wait_stopped(self, name: str, server: str = "", deadline_seconds: float = 60) -> None:
         """Wait until the hub says that a server is neither there nor pending."""

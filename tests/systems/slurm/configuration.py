@@ -149,7 +149,7 @@ def _partition(partition: Partition) -> str:
 
 
 def slurmdbd_conf(places: Places, database_password: str) -> str:
-    """slurmdbd.conf; holds a password, so it is for slurm's eyes only (man slurmdbd.conf, 22.05)."""
+    """slurmdbd.conf (man slurmdbd.conf, 22.05); has a password, so it is for slurm's eyes only."""
     return "\n".join(
         [
             "AuthType=auth/munge",
@@ -221,12 +221,12 @@ def accounting_commands(definition: Definition) -> list[list[str]]:
             commands.append(["add", "qos", qos.name, *limits])
         elif limits:
             commands.append(["modify", "qos", "normal", "set", *limits])
-    for account in definition.accounts:
-        commands.append(["add", "account", account, f"cluster={definition.cluster_name}"])
+    cluster = f"cluster={definition.cluster_name}"
+    commands += [["add", "account", account, cluster] for account in definition.accounts]
     seen: set[str] = set()
     for association in definition.associations:
         words = ["add", "user", association.user, f"account={association.account}"]
-        words += [f"cluster={definition.cluster_name}", f"qos={','.join(association.qos)}"]
+        words += [cluster, f"qos={','.join(association.qos)}"]
         words += [f"defaultqos={association.qos[0]}"]
         if association.user not in seen:
             words.append(f"defaultaccount={association.account}")

@@ -22,7 +22,6 @@ PACKAGES = (
     "slurm-client",
     "slurm-wlm-basic-plugins",
     "slurm-wlm-jwt-plugin",
-    "slurm-wlm-mysql-plugin",
     "munge",
     "mariadb-server",
     "sudo",

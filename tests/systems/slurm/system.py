@@ -32,6 +32,7 @@ from .cgroups import InstanceCgroups, stray_job_processes
 from .configuration import Places
 from .daemons import daemons
 from .definition import Definition
+from .files import write_files
 from .instances import PREFIX
 from .packages import SEARCH_PATH, install
 from .unix_users import HUB_USER, REST_USER, ensure_person, ensure_service_user
@@ -91,7 +92,7 @@ class SlurmSystem:
             SystemUnavailableError: This machine cannot run it.
             NotReadyError: A daemon ended or was late; with its command and the end of its log.
         """
-        if self._places is not None:
+        if self.running:
             message = "this Slurm system has been started already"
             raise RuntimeError(message)
         if os.geteuid() != 0:
@@ -107,10 +108,7 @@ class SlurmSystem:
             self._lay_out()
             self._start_daemons()
         except BaseException:
-            # told on stderr too: pytest shows it beside the error
-            if self._places is not None:
-                print(f"Slurm logs are kept in {self.run_folder}/log", file=sys.stderr)
-            self.stop(keep=True)
+            self._abandon()
             raise
         self.seconds_to_ready = time.monotonic() - began
 
@@ -144,6 +142,12 @@ class SlurmSystem:
         self._ports.release()
         self._daemons = {}
         self._places = None
+
+    def _abandon(self) -> None:
+        if self.running:
+            # told on stderr: pytest shows it beside the error
+            print(f"Slurm logs are kept in {self.run_folder}/log", file=sys.stderr)
+            self.stop(keep=True)
 
     def _lay_out(self) -> None:
         nodes = self.definition.nodes
@@ -198,6 +202,11 @@ class SlurmSystem:
             daemon.wait_ready()
 
     # ---- what tests need to know
+
+    @property
+    def running(self) -> bool:
+        """Whether it has been started, and not yet stopped."""
+        return self._places is not None
 
     @property
     def places(self) -> Places:
@@ -275,7 +284,7 @@ class SlurmSystem:
             **self.environment,
             **(environment or {}),
         }
-        done = subprocess.run(
+        done: subprocess.CompletedProcess[str] = subprocess.run(
             list(argv), input=input, stdin=None if input is not None else subprocess.DEVNULL,
             capture_output=True, text=True, errors="replace", timeout=timeout_seconds, check=False,
             env=variables, cwd=entry.pw_dir if user else "/",
@@ -367,41 +376,3 @@ class SlurmSystem:
             NotReadyError: It did not within the deadline.
         """
         return wait_until(condition, deadline_seconds, what, poll_seconds=0.05)
-
-
-def write_files(definition: Definition, places: Places) -> None:
-    """Fill the run folder: configuration that everyone may read, and secrets for one owner each."""
-    folder = places.folder
-    password = secrets.token_hex(16)
-
-    def make(name: str, owner: str = "root", mode: int = 0o755) -> None:
-        (folder / name).mkdir()
-        shutil.chown(folder / name, owner, pwd.getpwnam(owner).pw_gid)
-        (folder / name).chmod(mode)
-
-    def write(name: str, content: str | bytes, owner: str = "root", mode: int = 0o644) -> None:
-        data = content.encode() if isinstance(content, str) else content
-        descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            os.fchown(file.fileno(), pwd.getpwnam(owner).pw_uid, pwd.getpwnam(owner).pw_gid)
-            os.fchmod(file.fileno(), mode)
-
-    make("log", mode=0o700)
-    make("pids", mode=0o700)
-    make("devices")
-    make("spool")
-    make("run", "slurm")
-    make("munge", "munge")
-    make("db", "mysql", 0o700)
-    make("state", "slurm")
-    make("state/ctld", "slurm", 0o700)
-    write("munge/munge.key", secrets.token_bytes(128), "munge", 0o600)
-    write("state/jwt_hs256.key", secrets.token_bytes(32), "slurm", 0o600)
-    write("db/init.sql", configuration.database_sql(password), "mysql", 0o600)
-    write("slurmdbd.conf", configuration.slurmdbd_conf(places, password), "slurm", 0o600)
-    write("slurm.conf", configuration.slurm_conf(definition, places))
-    write("cgroup.conf", configuration.cgroup_conf(places))
-    write("gres.conf", configuration.gres_conf(definition, places))
-    for index in range(max((node.gpus for node in definition.nodes), default=0)):
-        os.mknod(places.gpu_device(index), 0o666 | 0o020000, os.makedev(1, 3))

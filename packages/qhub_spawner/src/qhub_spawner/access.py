@@ -6,7 +6,7 @@ the first, so nothing can be had that is not offered. Both are pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from qhub_spawner.quantities import Duration
 __all__ = ["Limits", "Offer", "Person", "Selection", "offered", "select"]
 
 _MOST_OPTIONS = 64
+_MOST_REMEMBERED = 2000
 _NO_LIMITS = Limits()
 _BACKEND_WORDS: Mapping[BackendName, str] = {
     "slurm": "Slurm cluster",
@@ -114,11 +115,21 @@ def offered(
             nothing.
     """
     known = limits or _NO_LIMITS
-    return tuple(
-        _offer(profile, person, known)
-        for profile in catalogue.profiles
-        if person.may(profile.access)
-    )
+    # Many people open the page at once, and most of them have the same rights.
+    user = person.name if person.name in catalogue.named else None
+    key = (user, catalogue.named.intersection(person.groups), known)
+    memory: dict[Hashable, tuple[Offer, ...]] = catalogue.memory
+    offers = memory.get(key)
+    if offers is None:
+        offers = tuple(
+            _offer(profile, person, known)
+            for profile in catalogue.profiles
+            if person.may(profile.access)
+        )
+        if len(memory) >= _MOST_REMEMBERED:
+            memory.clear()
+        memory[key] = offers
+    return offers
 
 
 def select(

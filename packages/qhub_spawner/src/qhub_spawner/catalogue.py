@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from qhub_spawner.errors import ConfigurationError, shown
-from qhub_spawner.profiles import Profile
+from qhub_spawner.profiles import Access, Profile
 from qhub_spawner.sources import NOTHING, At, Source, read_yaml
 from qhub_spawner.wording import report_all
 
@@ -19,7 +21,7 @@ _ACCEPTED = "a list of profiles, or a mapping with the key 'profiles' that holds
 MOST_PROFILES = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Catalogue:
     """All profiles of a hub, in the order they are shown.
 
@@ -29,9 +31,32 @@ class Catalogue:
 
     profiles: tuple[Profile, ...]
 
+    @cached_property
+    def named(self) -> frozenset[str]:
+        """Every user and group that any rule of access names: all others are alike."""
+        return frozenset(
+            name
+            for profile in self.profiles
+            for access in _rules_of(profile)
+            for name in (*access.groups, *access.users)
+        )
+
+    @cached_property
+    def memory(self) -> dict[Hashable, Any]:
+        """What :mod:`qhub_spawner.access` has worked out of these profiles before."""
+        return {}
+
     def get(self, slug: str) -> Profile | None:
         """Return a profile by its slug, ``None`` if there is none."""
         return next((profile for profile in self.profiles if profile.slug == slug), None)
+
+
+def _rules_of(profile: Profile) -> Iterator[Access]:
+    yield profile.access
+    for option in profile.options.values():
+        yield from (choice.access for choice in option.choices.values())
+        if option.free is not None:
+            yield option.free.access
 
 
 def load(source: object, *, where: str = "c.QHubSpawner.profiles") -> Catalogue:

@@ -46,6 +46,8 @@ def shown(value: object, limit: int = SHOWN_CHARACTERS) -> str:
     if isinstance(value, str):
         text = ascii(str(value[:limit]))
         cut = len(value) > limit or len(text) > limit
+    elif not isinstance(value, _SHOWN_TYPES):
+        return f"<{type(value).__name__[:32]}>".encode("ascii", "replace").decode("ascii")
     else:
         try:
             text = _SHORT.repr(value).encode("ascii", "backslashreplace").decode("ascii")
@@ -61,6 +63,7 @@ def named(value: object) -> str:
     return text[1:].removesuffix(text[0]) if text[:1] in ("'", '"') else text
 
 
+_SHOWN_TYPES = (type(None), int, float, complex, bytes, list, tuple, dict, set, frozenset)
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel = 3
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = PROBLEM_VALUE_CHARACTERS

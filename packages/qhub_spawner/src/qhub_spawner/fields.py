@@ -100,11 +100,13 @@ class Rule:
 
     def __get_pydantic_core_schema__(
         self,
-        source: Any,  # noqa: ANN401 - pydantic's signature
-        handler: GetCoreSchemaHandler,
+        _source: Any,  # noqa: ANN401 - pydantic's signature
+        _handler: GetCoreSchemaHandler,
     ) -> CoreSchema:
-        """Check after pydantic has seen that it is a text."""
-        return core_schema.no_info_after_validator_function(self.check, handler(source))
+        """Check after pydantic has seen that it is a text, and not bytes."""
+        return core_schema.no_info_after_validator_function(
+            self.check, core_schema.str_schema(strict=True)
+        )
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler

@@ -51,7 +51,7 @@ FreeTarget = Literal[
 class FreeValue(Model):
     """A value that a person may write themselves."""
 
-    pattern: Annotated[str, Field(max_length=1000)] = ".+"
+    pattern: Annotated[str, Field(max_length=1000, strict=True)] = ".+"
     """A Python regular expression that the whole value must match, beside the rule of the field it
     sets. It is tried on at most 256 characters; nested repetition such as ``(a+)+`` can still take
     very long, so write none."""

@@ -63,7 +63,7 @@ class AddressHandler(APIHandler):  # type: ignore[misc]
         spawner = self._spawner_of_token()
         address = self._address()
         try:
-            moved = await spawner._server.accept_address(address)  # noqa: SLF001 - its own plugin
+            moved = await spawner.backend_server.accept_address(address)
         except AddressRefusedError as error:
             raise web.HTTPError(error.status_code, str(error)) from error
         if moved and spawner.server is not None and spawner.ready:
@@ -77,7 +77,7 @@ class AddressHandler(APIHandler):  # type: ignore[misc]
         token = self.get_auth_token()
         user = self.current_user
         for spawner in getattr(user, "spawners", {}).values():
-            if token and spawner.api_token == token and getattr(spawner, "_server", None):
+            if token and spawner.api_token == token and getattr(spawner, "backend_server", None):
                 return spawner
         raise web.HTTPError(403, "this is not the token of a server that is starting")
 

@@ -121,7 +121,7 @@ def _no_choice_words(option: Option, limits: Limits) -> str:
     words = next((words for words in beyond if words is not None), None)
     if words is None:
         least = option.free.minimum if option.free is not None else None
-        words = f"asks for at least {least}; your limit is {limits.max_walltime}"
+        words = f"asks for at least {Duration.parse(least)}; your limit is {limits.max_walltime}"
     return f"{words} ({option.display_name})"
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    ConfigDict,
     Field,
     JsonValue,
     PrivateAttr,
@@ -140,6 +141,10 @@ def _several_defaults(names: list[str], at: tuple[str | int, ...]) -> ValueRefus
 
 class Profile(Model):
     """One entry of the list a person chooses from."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": [name]} for name in BACKENDS]}
+    )
 
     slug: Slug
     """Its name in addresses, the API and ``user_options``; keep it when the words change."""

@@ -99,8 +99,8 @@ class Environment(Model):
     """The software a server starts in; a bare text is the prefix."""
 
     prefix: Prefix | None = None
-    """Absolute path of an environment whose ``bin/`` has ``jupyterhub-singleuser``; the backend's own
-    if left out."""
+    """Absolute path of an environment whose ``bin/`` has ``jupyterhub-singleuser``; the backend's
+    own if left out."""
     variables: dict[VariableName, EnvironmentValue] = Field(default_factory=dict)
     """Further environment variables of the server. Not for secrets."""
 

@@ -56,7 +56,7 @@ def _tidy(schema: Any) -> Any:  # noqa: ANN401 - JSON
         return [_tidy(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    tidy = {}
+    tidy: dict[str, Any] = {}
     for key, value in schema.items():
         repeats = key == "title" or (key == "default" and isinstance(value, dict | None))
         if key == "properties":

@@ -28,6 +28,7 @@ _LARGEST_FILE_BYTES = 4 * 1024 * 1024
 _MOST_VALUES = 100_000
 _DEEPEST = 50
 _VALUE_CHARACTERS = 100
+_MOST_PROBLEMS = 200
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -47,6 +48,7 @@ class Source:
     root: str = ""
     lines: dict[At, int] = field(default_factory=dict)
     _found: list[tuple[int, Problem]] = field(default_factory=list)
+    _more: int = 0
 
     def report(self, at: At, value: object, message: str, accepted: str = "") -> None:
         """Add a problem.
@@ -57,13 +59,25 @@ class Source:
             message: What is wrong.
             accepted: What would be right.
         """
+        if self.full():
+            return
         text = "" if value is NOTHING else shown(value, _VALUE_CHARACTERS)
         self._found.append((self._line(at), Problem(self.place(at), text, message, accepted)))
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """All problems, in the order of the file."""
-        return tuple(problem for _, problem in sorted(self._found, key=lambda found: found[0]))
+        """All problems in the order of the file, or the first 200 found and how many more."""
+        said = [problem for _, problem in sorted(self._found, key=lambda found: found[0])]
+        if self._more:
+            said.append(Problem(self.where, "", f"and {self._more} more problems", ""))
+        return tuple(said)
+
+    def full(self) -> bool:
+        """Whether there are so many problems that one more would only be counted; counts it."""
+        if len(self._found) < _MOST_PROBLEMS:
+            return False
+        self._more += 1
+        return True
 
     def place(self, at: At) -> str:
         """Say where something stands: ``profiles.yaml:41 profiles[2].memory``."""

@@ -101,7 +101,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
 
     selection: Selection | None = None
     last_ended: str = ""
-    _server: BackendServer | None = None
+    backend_server: BackendServer | None = None
     _backend_name: str = ""
     _attempted: dict[str, Any] | None = None
 
@@ -243,7 +243,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
             if selection.backend == "slurm":
                 account_name(self.user.name)
             self._backend_name = selection.backend
-            self._server = self.runtime.backend(selection.backend).server(self)
+            self.backend_server = self.runtime.backend(selection.backend).server(self)
             directory = self.format_string(self.notebook_dir) if self.notebook_dir else None
             launch = Launch(
                 user=self.user.name,
@@ -254,7 +254,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
                 working_directory=directory,
                 grace_seconds=self.stop_grace,
             )
-            address = await self._server.start(launch)
+            address = await self.backend_server.start(launch)
         except SelectionError as error:
             raise _refused(error) from error
         except StartFailedError as error:
@@ -281,45 +281,42 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
 
     async def poll(self) -> int | None:
         """Return ``None`` while the server lives or nothing certain is known."""
-        if self._server is None:
+        if self.backend_server is None:
             return 0
-        ended = await self._server.poll()
+        ended = await self.backend_server.poll()
         if ended is None:
-            if getattr(self._server, "waits", False):
+            if getattr(self.backend_server, "waits", False):
                 # a suspended or requeued job answers when it runs again, not within seconds
                 self.http_timeout = max(self.http_timeout, 24 * 3600)
             self._restore_address()
             return None
-        if ended.words != self.last_ended:
+        if ended.exit_code and ended.words != self.last_ended:
             self.last_ended = ended.words
             self.log.info("server %s is over: %s", self._log_name, ended.words)
         return ended.exit_code
 
     def _restore_address(self) -> None:
         """Give the hub the address of a server whose start it did not see the end of."""
-        address: ServerAddress | None = getattr(self._server, "address", None)
+        address: ServerAddress | None = getattr(self.backend_server, "address", None)
         if address is not None and self.server is not None and not self.server.port:
             self.server.ip, self.server.port = address.host, address.port
             self.persist()
 
     async def stop(self, now: bool = False) -> None:  # noqa: FBT001, FBT002 - JupyterHub's signature
         """End the server; returns when its system agrees, or says that it could not."""
-        if self._server is None:
+        if self.backend_server is None:
             return
         try:
-            await self._server.stop(now=now)
+            await self.backend_server.stop(now=now)
         except QHubSpawnerError as error:
             self.log.error("stopping %s: %s", self._log_name, error)  # noqa: TRY400 - all is said
             raise
-        finally:
-            if not self.last_ended.startswith("its "):
-                self.last_ended = ""
 
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """Yield the hub's progress events."""
-        while self._server is None:
+        while self.backend_server is None:
             await asyncio.sleep(0.05)
-        async for step in self._server.progress():
+        async for step in self.backend_server.progress():
             yield {"progress": step.percent, "message": step.message}
 
     # ---- state ----
@@ -327,9 +324,9 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
     def get_state(self) -> dict[str, Any]:
         """Return what must outlive the hub."""
         state: dict[str, Any] = Spawner.get_state(self)
-        if self._server is not None:
+        if self.backend_server is not None:
             state["backend"] = self._backend_name
-            state["qhub"] = self._server.state()
+            state["qhub"] = self.backend_server.state()
         if self.last_ended:
             state["last_ended"] = self.last_ended
         return state
@@ -340,13 +337,13 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         self.last_ended = str(state.get("last_ended", ""))
         if state.get("qhub") and state.get("backend"):
             self._backend_name = str(state["backend"])
-            self._server = self.runtime.backend(self._backend_name).server(self)
-            self._server.restore(state["qhub"])
+            self.backend_server = self.runtime.backend(self._backend_name).server(self)
+            self.backend_server.restore(state["qhub"])
 
     def clear_state(self) -> None:
         """Forget the server."""
         Spawner.clear_state(self)
-        self._server = None
+        self.backend_server = None
         self.selection = None
 
     # ---- what a backend's server needs of its owner ----

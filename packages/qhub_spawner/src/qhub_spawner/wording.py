@@ -51,7 +51,8 @@ def report_all(error: ValidationError, source: Source, at: At, model: type[BaseM
         model: What it was validated as.
     """
     for details in error.errors(include_url=False):
-        _report(details, source, at, model)
+        if not source.full():
+            _report(details, source, at, model)
 
 
 def _report(details: ErrorDetails, source: Source, at: At, model: type[BaseModel]) -> None:

@@ -1,16 +1,16 @@
 """From a submitted form, or an address, to what a person asks for.
 
-Nothing is decided here: `qhub_spawner.access.select` says what they get. What is not of the shape that our own
-page sends is refused.
+Nothing is decided here: `qhub_spawner.access.select` says what they get. What is not of the shape
+that our own page sends is refused.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from qhub_spawner.errors import SelectionError, shown
-from qhub_spawner.page.model import Preselect
 
 __all__ = ["OTHER", "parse_form", "parse_query"]
 
@@ -29,18 +29,21 @@ _HUBS_FIELDS = frozenset({"_xsrf"})
 _HUBS_PARAMETERS = frozenset({"_xsrf", "next", "display_name"})
 
 
-def parse_form(form_data: Mapping[str, Sequence[object]]) -> Preselect:
+def parse_form(form_data: Mapping[str, Sequence[object]]) -> dict[str, Any]:
     """Read the submitted options page.
 
     Args:
-        form_data: Field to values, as ``Spawner.options_from_form`` gets it (an uploaded file comes as a field too).
+        form_data: Field to values, as ``Spawner.options_from_form`` gets it (an uploaded file comes
+            as a field too).
 
     Returns:
-        ``user_options``: the chosen profile and the options of that profile only; the page sends those of other
-        profiles as well where there are no scripts. An option that was left open is not in it.
+        ``user_options``: the chosen profile and the options of that profile only; the page sends
+        those of other profiles as well where there are no scripts. An option that was left open is
+        not in it.
 
     Raises:
-        SelectionError: (400) There is a field our page does not have, a file, a field twice, or no profile.
+        SelectionError: (400) There is a field our page does not have, a file, a field twice, or no
+            profile.
     """
     fields: dict[tuple[str, str, bool], str] = {}
     slug: str | None = None
@@ -53,10 +56,14 @@ def parse_form(form_data: Mapping[str, Sequence[object]]) -> Preselect:
         elif name not in _HUBS_FIELDS:
             msg = f"The form has no field {shown(name)}."
             raise SelectionError(
-                msg, name=shown(name), accepted=("profile", "options.PROFILE.OPTION", "options.PROFILE.OPTION.free")
+                msg,
+                name=shown(name),
+                accepted=("profile", "options.PROFILE.OPTION", "options.PROFILE.OPTION.free"),
             )
     if not slug:
-        raise SelectionError("No profile is chosen: choose one, then press Start again.", name="profile")
+        raise SelectionError(
+            "No profile is chosen: choose one, then press Start again.", name="profile"
+        )
     options: dict[str, str] = {}
     for (profile, option, free), value in fields.items():
         if profile != slug:
@@ -73,7 +80,7 @@ def parse_form(form_data: Mapping[str, Sequence[object]]) -> Preselect:
 def _other(profile: str, option: str, fields: Mapping[tuple[str, str, bool], str]) -> str:
     value = fields.get((profile, option, True), "").strip()
     if not value:
-        msg = f"The option {option!r} of the profile {profile!r} is set to 'Other', but no value is given."
+        msg = f"The option {option!r} of the profile {profile!r} is 'Other', but has no value."
         raise SelectionError(msg, name=option)
     return value
 
@@ -85,17 +92,19 @@ def _single(name: str, values: Sequence[object]) -> str:
     return values[0]
 
 
-def parse_query(arguments: Mapping[str, Sequence[str | bytes]]) -> tuple[Preselect | None, str | None]:
+def parse_query(
+    arguments: Mapping[str, Sequence[str | bytes]],
+) -> tuple[dict[str, Any] | None, str | None]:
     """Read what an address preselects: ``?profile=gpu&options.size=large``.
 
-    Each parameter may also begin with ``opt-``, as the hub writes parameters that are for the spawner.
+    Each parameter may also begin with ``opt-``, as the hub writes those that are for the spawner.
 
     Args:
         arguments: Parameter to values; bytes are UTF-8.
 
     Returns:
-        What to show as chosen and ``None``; ``None`` and why it cannot be understood, in words; or neither, when
-        the address says nothing about it. It never starts anything.
+        What to show as chosen and ``None``; ``None`` and why it cannot be understood, in words; or
+        neither, when the address says nothing about it. It never starts anything.
     """
     profile: str | None = None
     options: dict[str, str] = {}
@@ -110,8 +119,11 @@ def parse_query(arguments: Mapping[str, Sequence[str | bytes]]) -> tuple[Presele
                 "Known are: profile, options.OPTION (e.g. ?profile=gpu&options.size=large)."
             )
         value = _parameter(values)
-        if value is None or (found is None and not value):
-            return None, f"The parameter {shown(name)} of the address must have one value of 1 to 256 characters."
+        if value is None:
+            return None, (
+                f"The parameter {shown(name)} of the address must have one value "
+                f"of 1 to {_LONGEST_VALUE} characters."
+            )
         if found is None:
             profile = value
         else:

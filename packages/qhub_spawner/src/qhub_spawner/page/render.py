@@ -1,16 +1,16 @@
-"""The options page: a fragment for the form of the hub's own spawn page, and the way back from form to choice.
+"""The options page: a fragment for the form on the hub's own spawn page.
 
-The page is whole without scripts; `static/page.js` keeps it live. Style and script stand in the fragment itself,
-as the hub serves static files only from one folder of its own.
+The page is whole without scripts; `static/page.js` keeps it live. Style and script stand in the
+fragment itself, as the hub serves static files only from one folder of its own.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
 from functools import cache, lru_cache
 from importlib import resources
+from itertools import chain
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -18,7 +18,6 @@ from markupsafe import Markup
 
 from qhub_spawner.errors import shown
 from qhub_spawner.page.forms import OTHER, parse_form, parse_query
-from qhub_spawner.page.model import Preselect
 
 __all__ = ["parse_form", "parse_query", "render_form"]
 
@@ -34,18 +33,21 @@ _KEPT_CARDS = 2048
 def render_form(
     model: Mapping[str, Any],
     *,
-    preselect: Preselect | None,
+    preselect: dict[str, Any] | None,
     api_url: str,
     error: str | None = None,
+    notice: str | None = None,
 ) -> str:
-    """Render what stands inside the hub's ``<form id="spawn_form">``; the Start button is the hub's.
+    """Render what stands inside the hub's ``<form id="spawn_form">``, without its Start button.
 
     Args:
         model: As `qhub_spawner.page.model.profiles_model` makes it.
-        preselect: What an address or a refused form asks for; what of it this person may not have is said on the
-            page. Without it the last choice is shown, as far as it still exists, else the default profile.
+        preselect: What an address or a refused form asks for; what of it this person may not have
+            is said on the page. Without it the last choice is shown, as far as it still exists,
+            else the default profile.
         api_url: Where the page fetches the model anew.
-        error: Something that went wrong before, in words.
+        error: Something that went wrong, in words.
+        notice: Something else to know, in words.
 
     Returns:
         HTML; everything in it that came from outside is escaped.
@@ -56,39 +58,42 @@ def render_form(
         alerts += _misfits(preselect, profiles)
     chosen = preselect or model["last"]
     checked = _checked(profiles, chosen)
-    options = chosen["options"] if chosen and chosen["profile"] == checked else {}
-    live = any(profile["availability"]["as_of"] for profile in profiles.values())
+    options = {}
+    if chosen and chosen["profile"] == checked:
+        known = profiles[checked]["options"]
+        options = {name: value for name, value in chosen["options"].items() if name in known}
+    # A backend that has nothing to say now has nothing to say later.
+    live = any(profile["availability"]["words"]["headline"] for profile in profiles.values())
     return _template("form.html.j2").render(
         css=_static("page.css"),
         js=_static("page.js"),
         alerts=alerts,
+        notice=notice,
         nothing=checked is None,
         user=model["user"],
         as_of=model["as_of"],
-        as_of_clock=_clock(model["as_of"]),
+        as_of_clock=model["words"]["as_of"],
         searchable=len(profiles) >= SEARCH_FROM,
-        cards=[_card(profile, options if slug == checked else None) for slug, profile in profiles.items()],
+        cards=[
+            _card(profile, options if slug == checked else None)
+            for slug, profile in profiles.items()
+        ],
         setup={"api_url": api_url, "interval_seconds": INTERVAL_SECONDS, "live": live},
     )
-
-
-def _clock(at: str) -> str:
-    return datetime.fromisoformat(at).strftime("%H:%M %Z")
 
 
 # --- what is chosen when the page opens
 
 
-def _checked(profiles: Mapping[str, Any], chosen: Preselect | None) -> str | None:
-    """Return the profile that is chosen: as asked, else the default, else the first that can be started."""
-    free = [slug for slug, profile in profiles.items() if not profile["blocked"]]
-    if chosen and chosen["profile"] in free:
-        return chosen["profile"]
+def _checked(profiles: Mapping[str, Any], chosen: dict[str, Any] | None) -> str | None:
+    """Return the chosen profile: as asked, else the default, else the first that can be started."""
+    free: list[str] = [slug for slug, profile in profiles.items() if not profile["blocked"]]
+    asked = (slug for slug in free if chosen and chosen["profile"] == slug)
     default = (slug for slug in free if profiles[slug]["default"])
-    return next(default, free[0] if free else None)
+    return next(chain(asked, default, free), None)
 
 
-def _misfits(preselect: Preselect, profiles: Mapping[str, Any]) -> list[str]:
+def _misfits(preselect: Mapping[str, Any], profiles: Mapping[str, Any]) -> list[str]:
     """Say what of a preselection cannot be shown as chosen."""
     slug = preselect["profile"]
     profile = profiles.get(slug)
@@ -98,19 +103,30 @@ def _misfits(preselect: Preselect, profiles: Mapping[str, Any]) -> list[str]:
         return [f"There is no profile {shown(slug)} for you.{accepted}"]
     if profile["blocked"]:
         return [f"The profile {shown(slug)} is not available to you: {profile['blocked']}."]
-    misfits = []
-    for name, value in preselect["options"].items():
-        option = profile["options"].get(name)
-        if option is None:
-            accepted = ", ".join(profile["options"]) or "none"
-            misfits.append(f"The profile {slug} has no option {shown(name)} for you. Its options: {accepted}.")
-        elif not option["free"] and value not in (slugs := [choice["slug"] for choice in option["choices"]]):
-            misfits.append(f"The option {name} has no choice {shown(value)} for you. Its choices: {', '.join(slugs)}.")
-    return misfits
+    misfits = (
+        _misfit(slug, profile["options"], name, value)
+        for name, value in preselect["options"].items()
+    )
+    return [misfit for misfit in misfits if misfit]
+
+
+def _misfit(slug: str, options: Mapping[str, Any], name: str, value: str) -> str | None:
+    if name not in options:
+        return (
+            f"The profile {slug} has no option {shown(name)} for you. "
+            f"Its options: {', '.join(options) or 'none'}."
+        )
+    choices = [choice["slug"] for choice in options[name]["choices"]]
+    if value in choices or options[name]["free"]:
+        return None
+    return (
+        f"The option {name} has no choice {shown(value)} for you. "
+        f"Its choices: {', '.join(choices)}."
+    )
 
 
 def _picked(option: Mapping[str, Any], value: str | None) -> dict[str, Any]:
-    """Return the choice and the free text of one option; `value` is what was chosen before, if anything."""
+    """Return the choice and the free text of one option; `value` was chosen before, if any was."""
     for wanted in (value, option["default"]):
         if wanted is None:
             continue
@@ -136,8 +152,8 @@ def _facts(profile: Mapping[str, Any], picked: Mapping[str, Mapping[str, Any]]) 
     return facts
 
 
-# --- cards. Most people are shown the same ones, so the parts of a card are rendered once for all of them, and
-# found again by what they say.
+# --- cards. Most people are shown the same ones, so the parts of a card are rendered once for all
+# of them, and found again by what they say.
 
 
 def _card(profile: Mapping[str, Any], options: Mapping[str, str] | None) -> dict[str, Any]:
@@ -148,10 +164,12 @@ def _card(profile: Mapping[str, Any], options: Mapping[str, str] | None) -> dict
         options: What is chosen, where this is the chosen profile.
     """
     fixed = {key: value for key, value in profile.items() if key != "availability"}
-    # When it was read changes all the time; a card does not say it but for what is old, and then in the words.
+    # When it was read changes all the time; a card says it only of what is old, in the words.
     moving = {key: value for key, value in profile["availability"].items() if key != "as_of"}
     checked = options is not None
-    what, options_html = _fixed_parts(json.dumps(fixed), checked, tuple(options.items()) if options else ())
+    what, options_html = _fixed_parts(
+        json.dumps(fixed), checked, tuple(options.items()) if options else ()
+    )
     return {
         "slug": profile["slug"],
         "blocked": profile["blocked"],
@@ -162,13 +180,25 @@ def _card(profile: Mapping[str, Any], options: Mapping[str, str] | None) -> dict
 
 
 @lru_cache(maxsize=_KEPT_CARDS)
-def _fixed_parts(profile_json: str, checked: bool, options: tuple[tuple[str, str], ...]) -> tuple[Markup, Markup]:
+def _fixed_parts(
+    profile_json: str, checked: bool, options: tuple[tuple[str, str], ...]
+) -> tuple[Markup, Markup]:
     profile = json.loads(profile_json)
     before = dict(options)
-    picked = {slug: _picked(option, before.get(slug)) for slug, option in profile["options"].items()}
+    picked = {
+        slug: _picked(option, before.get(slug)) for slug, option in profile["options"].items()
+    }
     facts = _facts(profile, picked)
-    said = (profile["slug"], profile["display_name"], profile["description"], profile["words"]["where"])
-    search = " ".join([*said, *facts.values()]).lower()
+    said = (
+        profile["slug"],
+        profile["display_name"],
+        profile["description"],
+        profile["words"]["where"],
+    )
+    # "no GPU" is not an answer to a search for "gpu".
+    search = " ".join(
+        [*said, *(words for words in facts.values() if not words.startswith("no "))]
+    ).lower()
     what = _render("what.html.j2", profile=profile, checked=checked, facts=facts, search=search)
     if profile["blocked"] or not profile["options"]:
         return what, Markup()

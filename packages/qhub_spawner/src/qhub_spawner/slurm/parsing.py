@@ -26,7 +26,7 @@ _QUEUE_WIDTH = _QUEUE_FIELDS.count(SEPARATOR) + 1
 ACCOUNTING_FIELDS = "JobIDRaw,State,ExitCode,End,NodeList"
 # man sinfo 22.05, --Format with a suffix for each field
 NODE_FIELDS = (
-    "NodeHost:|,NodeAddr:|,Partition:|,StateLong:|,CPUsState:|,Memory:|,AllocMem:|,"
+    "NodeList:|,NodeAddr:|,Partition:|,StateLong:|,CPUsState:|,Memory:|,AllocMem:|,"
     "Gres:|,GresUsed:|,Features:|,Time:|,Available:|"
 )
 _NODE_WIDTH = NODE_FIELDS.count("|")

@@ -214,7 +214,10 @@
     if (card) showFacts(card);
   };
 
-  root.addEventListener("change", enableChosen);
+  root.addEventListener("change", () => {
+    enableChosen();
+    speakOfChosen(); // what was just chosen is known; from now on changes of it are news
+  });
   root.addEventListener("input", (event) => {
     const card = event.target.closest(".qhub-card");
     if (card) showFacts(card);
