@@ -117,7 +117,9 @@ AVAILABLE = {
 
 
 def catalogue(profiles: Any = None) -> Catalogue:
-    """The profiles above, or others."""
+    """The profiles above, or others; also none at all."""
+    if profiles == []:
+        return Catalogue(())
     return load(copy.deepcopy(PROFILES if profiles is None else profiles))
 
 
@@ -205,7 +207,7 @@ def test_a_profile_in_json():
                         "display_name": "One",
                         "description": "",
                         "sets": {},
-                        "words": {"summary": "", "facts": {}},
+                        "words": {"summary": "1 GPU (a100)", "facts": {}},
                     },
                     {
                         "slug": "two",
@@ -373,12 +375,12 @@ def test_a_total_of_none_is_said_without_nonsense():
     assert (words["nodes"], words["gpus"]) == ("no nodes idle", "2 GPUs free")
 
 
-@pytest.mark.parametrize("data", [*hostile.DATA.values(), *hostile.wrong_types().values()])
-def test_a_last_choice_of_another_shape_is_none(data):
+def test_a_last_choice_of_another_shape_is_none():
     """What an older version or another spawner stored never breaks the page."""
-    answer = model(last=data)
-    assert answer["last"] is None or answer["last"]["profile"] in {"general", "local"}
-    assert checked(page(answer))
+    for data in [*hostile.DATA.values(), *hostile.wrong_types().values()]:
+        answer = model(last=data)
+        assert answer["last"] is None or answer["last"]["profile"] == "general"
+        assert checked(page(answer)) == ["general"]
 
 
 def test_a_last_choice_keeps_what_still_means_something():
@@ -454,14 +456,16 @@ def test_hostile_texts_stay_texts():
     assert not empty.select("script")
 
 
-@pytest.mark.parametrize("text", [t for t in hostile.TEXTS.values() if len(t) < 300])
-def test_a_hostile_preselection_changes_no_structure(text):
+@pytest.mark.parametrize("name", hostile.TEXTS)
+def test_a_hostile_preselection_changes_no_structure(name):
     """Whatever an address asks for, the page has the same elements, and sends no more fields."""
+    text = hostile.TEXTS[name]
     preselect = {"profile": text, "options": {text: text, "size": text, "account": text}}
     named = {**preselect, "profile": "general"}
-    plain = [tag.name for tag in page().find_all()]
+    answer = model([PROFILES[1]])
+    plain = [tag.name for tag in page(answer).find_all()]
     for asked in (preselect, named):
-        soup = page(preselect=asked)
+        soup = page(answer, preselect=asked)
         for alert in soup.select(".alert"):
             alert.decompose()
         assert [tag.name for tag in soup.find_all()] == plain
@@ -577,7 +581,7 @@ def test_the_last_choice_is_shown_again():
 
 
 def test_a_preselection_goes_before_the_last_choice():
-    """An address is newer than the last choice, and options of the one are not those of the other."""
+    """An address is newer than the last choice, and the options of the two do not mix."""
     last = {"profile": "general", "options": {"size": "large"}}
     soup = page(model(last=last), preselect={"profile": "gpu", "options": {"gpus": "5"}})
     assert parse_form(submitted(soup)) == {"profile": "gpu", "options": {"gpus": "5"}}
@@ -665,7 +669,7 @@ def test_only_the_options_of_the_chosen_profile_count():
 
 
 def test_other_takes_the_free_value():
-    """ "Other" means the text beside it; a free value alone needs no "Other"; blanks are none."""
+    """The choice "Other" means the text beside it; a text alone needs none; blanks are none."""
     form = {
         "profile": ["general"],
         "options.general.account": ["_other"],
@@ -705,30 +709,25 @@ def test_a_form_that_is_not_ours_is_refused(form):
     assert refused.value.status_code == 400
 
 
-@pytest.mark.parametrize("name", [*hostile.TEXTS.values(), hostile.ten_megabytes()])
-def test_a_hostile_field_name_is_refused_in_short(name):
+def test_a_hostile_field_name_is_refused_in_short():
     """The refusal shows it safely and briefly."""
-    with pytest.raises(SelectionError) as refused:
-        parse_form({"profile": ["general"], name: ["x"]})
-    words = str(refused.value)
-    assert len(words) < 300
-    assert words.isprintable()
-    assert words.isascii()
+    for name in [*hostile.TEXTS.values(), hostile.ten_megabytes()]:
+        with pytest.raises(SelectionError) as refused:
+            parse_form({"profile": ["general"], name: ["x"]})
+        words = str(refused.value)
+        assert len(words) < 300
+        assert words.isprintable()
+        assert words.isascii()
 
 
-@pytest.mark.parametrize("value", [*hostile.TEXTS.values(), hostile.ten_megabytes()])
-def test_a_hostile_value_is_passed_on_for_select_to_refuse(value):
+def test_a_hostile_value_is_passed_on_for_select_to_refuse():
     """The form decides nothing: what is no choice is refused by the one rule for all ways in."""
-    form = {"profile": ["general"], "options.general.size": [value]}
-    try:
-        options = parse_form(form)["options"]
-    except SelectionError as refused:
-        assert refused.status_code == 400
-        return
-    assert options in ({}, {"size": value})
-    if options:
-        with pytest.raises(SelectionError):
-            select(catalogue(), Person("ada"), {"profile": "general", "options": options})
+    for value in [*hostile.TEXTS.values(), hostile.ten_megabytes()]:
+        asked = parse_form({"profile": ["general"], "options.general.size": [value]})
+        assert asked["options"] == ({"size": value} if value else {})
+        if value:
+            with pytest.raises(SelectionError):
+                select(catalogue(), Person("ada"), asked)
 
 
 @given(st.dictionaries(st.text(), st.lists(st.text() | st.binary(), max_size=3), max_size=5))
@@ -777,7 +776,7 @@ def test_an_address_preselects(arguments, preselect):
         ({"profile": [b"\xff"]}, "one value"),
         ({"profile": ["a\nb"]}, "one value"),
         ({"profile": ["a" * 257]}, "one value"),
-        ({"profile": ["gpu"], "options.size": [hostile.ten_megabytes()]}, "one value"),
+        ({"profile": ["gpu"], "options.size": ["a" * 10_000]}, "one value"),
         ({"profile": ["x"], **{f"options.o{n}": ["x"] for n in range(65)}}, "more than 64"),
     ],
 )

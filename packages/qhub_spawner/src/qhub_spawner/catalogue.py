@@ -123,7 +123,8 @@ def _entries(source: Source) -> tuple[At, Sequence[object]]:
     if not isinstance(data, list | tuple):
         source.report((), data, "there are no profiles", _ACCEPTED)
         return (), ()
-    if not data:
+    if not data and source.lines:
+        # From Python it may be empty: a callable may have nothing for a person.
         source.report((), NOTHING, "the list of profiles is empty", "at least one profile")
     if len(data) > MOST_PROFILES:
         source.report((), NOTHING, f"there are {len(data)} profiles", f"at most {MOST_PROFILES}")

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 __all__ = [
-    "AddressRefusedError",
     "ConfigurationError",
     "Problem",
     "QHubSpawnerError",
@@ -20,8 +19,6 @@ __all__ = [
     "SlurmError",
     "SlurmRejectedError",
     "SlurmUnavailableError",
-    "StartFailedError",
-    "StopFailedError",
     "SubmitUnknownError",
     "ValueRefusedError",
     "named",
@@ -185,31 +182,6 @@ class SelectionError(QHubSpawnerError):
         if not self.accepted:
             return self.message
         return f"{self.message} You may choose: {', '.join(self.accepted)}."
-
-
-class _WordsError(QHubSpawnerError):
-    """An error that is told to the person in words.
-
-    Attributes:
-        words: What happened and what to do, as sentences a person understands; no secret in them.
-    """
-
-    def __init__(self, words: str) -> None:
-        """See the class."""
-        super().__init__(words)
-        self.words = words
-
-
-class StartFailedError(_WordsError):
-    """A server ended before it was up, or could not be started at all."""
-
-
-class StopFailedError(_WordsError):
-    """The target system did not confirm in time that a server has ended: it may still run."""
-
-
-class AddressRefusedError(_WordsError):
-    """A server reported an address in a state, or of a shape, in which none is taken."""
 
 
 class SlurmError(QHubSpawnerError):

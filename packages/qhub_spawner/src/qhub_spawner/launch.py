@@ -30,7 +30,6 @@ class Launch:
         environment: The server's whole environment. It holds secrets: it never appears in
             ``repr``, in a log, or on a command line.
         argv: The server's command and arguments, one element each.
-        working_directory: Where the server starts; the person's home when ``None``.
         grace_seconds: How long a stop waits before the server is ended by force.
     """
 
@@ -39,7 +38,6 @@ class Launch:
     selection: Selection
     environment: Mapping[str, str] = field(repr=False)
     argv: tuple[str, ...]
-    working_directory: str | None = None
     grace_seconds: float = 10.0
 
 

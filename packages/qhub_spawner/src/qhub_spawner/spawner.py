@@ -244,14 +244,12 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
                 account_name(self.user.name)
             self._backend_name = selection.backend
             self.backend_server = self.runtime.backend(selection.backend).server(self)
-            directory = self.format_string(self.notebook_dir) if self.notebook_dir else None
             launch = Launch(
                 user=self.user.name,
                 server_name=self.name,
                 selection=selection,
                 environment=self.launch_environment(selection),
                 argv=(*self.cmd, *self.get_args()),
-                working_directory=directory,
                 grace_seconds=self.stop_grace,
             )
             address = await self.backend_server.start(launch)

@@ -126,7 +126,7 @@ class LocalServer(BackendServer):
             bootstrap,
             *launch.argv,
             env=environment,
-            cwd=launch.working_directory or home,
+            cwd=home,
             stdin=asyncio.subprocess.DEVNULL,
             start_new_session=True,
         )

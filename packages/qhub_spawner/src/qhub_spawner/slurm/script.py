@@ -140,6 +140,7 @@ def batch_script(profile: Profile, argv: tuple[str, ...], defaults: Defaults) ->
         "#!/bin/bash",
         "# A server of a qhub hub; sbatch's options were given beside this script.",
         'export HOME="${HOME:-$(cd ~ && pwd)}"',
+        'cd "$HOME" || cd /',
         f'qhub_log="$HOME/{LOG_FOLDER}"',
         'if (umask 077; mkdir -p "$qhub_log" && : >"$qhub_log/server-$SLURM_JOB_ID.log"); then',
         '  exec >"$qhub_log/server-$SLURM_JOB_ID.log" 2>&1',

@@ -1,0 +1,169 @@
+"""`qhub-spawner`: what an administrator does around the hub.
+
+``check`` reads a profiles file as the hub would; ``schema`` prints its JSON Schema; ``show`` prints
+what would be submitted; ``install-door`` and ``sudoers`` set up the one sudo rule of the
+command-line transport.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from qhub_spawner.access import Person, select
+from qhub_spawner.catalogue import load
+from qhub_spawner.errors import QHubSpawnerError
+from qhub_spawner.schema import json_schema
+from qhub_spawner.slurm import script
+from qhub_spawner.slurm.commandline import CommandLine
+
+DOOR = "/usr/local/libexec/qhub-slurm-door"
+_SUDO_WORD = re.compile(r"[A-Za-z0-9_.%+\-]+")
+_PATH = re.compile(r"/[A-Za-z0-9_./+\-]*")
+
+
+def sudoers(
+    *, hub_user: str, runas: str, door: str, slurm_bin: str, slurm_conf: str | None
+) -> str:
+    """Return the sudo rule that lets the hub's account run the door as its people, and no more.
+
+    Args:
+        hub_user: The account of the hub.
+        runas: Comma-separated accounts, or groups written ``%group``, never root.
+        door: The root-owned copy of the door command.
+        slurm_bin: As ``SlurmBackend.slurm_bin``.
+        slurm_conf: As ``SlurmBackend.slurm_conf``.
+
+    Raises:
+        ValueError: A value holds what sudoers(5) would read as something else.
+    """
+    people = runas.split(",")
+    for word in (hub_user, *people):
+        if _SUDO_WORD.fullmatch(word) is None:
+            msg = f"{word!r}: expected an account, or %group"
+            raise ValueError(msg)
+    if {"root", "ALL", "%root"} & set(people):
+        msg = f"runas {runas!r} includes root; name the people, or a group of them such as %users"
+        raise ValueError(msg)
+    for path in filter(None, (door, slurm_bin, slurm_conf)):
+        if _PATH.fullmatch(path) is None:
+            msg = f"{path!r}: expected an absolute path of plain characters"
+            raise ValueError(msg)
+    arguments = " ".join(CommandLine(slurm_bin=slurm_bin, slurm_conf=slurm_conf).door_arguments)
+    command = f"{door} {arguments}".replace("=", "\\=")
+    return (
+        "# qhub: the hub submits and cancels the servers of its people, as them.\n"
+        "# The arguments are fixed; what to do comes on standard input and is checked there.\n"
+        f"Defaults!{door} env_reset, !requiretty, !use_pty, umask=0022\n"
+        f"{hub_user} ALL=({', '.join(people)}) NOPASSWD: {command}\n"
+    )
+
+
+def install_door(target: Path) -> None:
+    """Write the door command to `target`, owned by us, writable by nobody else."""
+    source = files("qhub_spawner.slurm") / "door_command.py"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    part.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    part.chmod(0o755)
+    part.replace(target)
+
+
+def show(profiles: str, slug: str | None, person: Person, options: dict[str, str]) -> str:
+    """Return the batch job that a choice would become, without the server's secrets.
+
+    Raises:
+        QHubSpawnerError: The profiles are not usable, or the person may not have that.
+    """
+    asked: dict[str, object] = {"options": options}
+    if slug:
+        asked["profile"] = slug
+    selection = select(load(profiles), person, asked)
+    profile = selection.profile
+    if selection.backend != "slurm":
+        return f"# {selection.slug}: a process on the hub's machine\njupyterhub-singleuser\n"
+    submission = script.Submission(
+        name="qhub-HUB-SPAWN",
+        comment=script.comment("HUB", person.name, "", "SPAWN"),
+        options=script.options_of(profile, script.Defaults()),
+        script=script.batch_script(profile, ("jupyterhub-singleuser",), script.Defaults()),
+        environment={},
+    )
+    program = script.bootstrap().rstrip("\n")
+    short = submission.script.replace(program, "# ... qhub_spawner/singleuser.py ...")
+    variables = "".join(f"#   {name}\n" for name in sorted(profile.environment.variables))
+    return (
+        f"# sbatch, run as {person.name}, with:\n"
+        + "".join(f"#   {argument}\n" for argument in submission.arguments)
+        + "# its environment, which is never shown, adds to the hub's:\n"
+        + variables
+        + short
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="qhub-spawner", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    check = verbs.add_parser("check", help="read a profiles file as the hub would")
+    check.add_argument("file")
+    verbs.add_parser("schema", help="print the JSON Schema of a profiles file")
+    shown = verbs.add_parser("show", help="print what a choice would submit, without secrets")
+    shown.add_argument("file")
+    shown.add_argument("profile", nargs="?")
+    shown.add_argument("--user", default="user", help="who asks (default: user)")
+    shown.add_argument("--group", action="append", default=[], help="a group of theirs; repeat it")
+    shown.add_argument("--option", action="append", default=[], metavar="NAME=VALUE")
+    install = verbs.add_parser("install-door", help="install the command that sudo may run")
+    install.add_argument("--to", type=Path, default=Path(DOOR), metavar="FILE")
+    rule = verbs.add_parser("sudoers", help="print the sudo rule; put it in /etc/sudoers.d/qhub")
+    rule.add_argument("--hub-user", required=True, help="the account of the hub")
+    rule.add_argument("--runas", required=True, help="accounts or %%groups, comma-separated")
+    rule.add_argument("--door", default=DOOR)
+    rule.add_argument("--slurm-bin", default="/usr/bin")
+    rule.add_argument("--slurm-conf")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> str:
+    if arguments.verb == "check":
+        catalogue = load(arguments.file)
+        lines = [
+            f"{profile.slug}: {profile.display_name} ({', '.join(profile.backends)})"
+            for profile in catalogue.profiles
+        ]
+        return "\n".join([*lines, f"{len(lines)} profiles, all usable"]) + "\n"
+    if arguments.verb == "schema":
+        return json.dumps(json_schema(), indent=2) + "\n"
+    if arguments.verb == "show":
+        options = dict(option.partition("=")[::2] for option in arguments.option)
+        person = Person(arguments.user, frozenset(arguments.group))
+        return show(arguments.file, arguments.profile, person, options)
+    if arguments.verb == "install-door":
+        install_door(arguments.to)
+        if os.geteuid() != 0:
+            sys.stderr.write("not root: give the file to root before a sudo rule names it\n")
+        return f"installed {arguments.to}\n"
+    return sudoers(
+        hub_user=arguments.hub_user,
+        runas=arguments.runas,
+        door=arguments.door,
+        slurm_bin=arguments.slurm_bin,
+        slurm_conf=arguments.slurm_conf,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when it worked, 1 with a message when it did not."""
+    arguments = _parser().parse_args(argv)
+    try:
+        sys.stdout.write(_run(arguments))
+    except (QHubSpawnerError, ValueError, OSError) as error:
+        sys.stderr.write(f"qhub-spawner {arguments.verb}: {error}\n")
+        return 1
+    return 0
