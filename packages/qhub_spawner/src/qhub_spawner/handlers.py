@@ -27,7 +27,7 @@ _LARGEST_PORT = 65535
 class ProfilesHandler(APIHandler):  # type: ignore[misc]  # jupyterhub has no types
     """``GET /api/users/:name/qhub/profiles``: what the options page shows, for scripts."""
 
-    @needs_scope("read:servers")
+    @needs_scope("read:servers")  # type: ignore[untyped-decorator]
     async def get(self, user_name: str) -> None:
         """Answer the list of profiles that `user_name` may choose from, with live figures."""
         user = self.find_user(user_name)

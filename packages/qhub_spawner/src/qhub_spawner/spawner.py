@@ -8,7 +8,7 @@ import shlex
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchspawner import SlurmSpawner
 from jupyterhub.spawner import Spawner, SpawnException
@@ -98,6 +98,10 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         by force. Default: 10.
         """,
     )
+
+    if TYPE_CHECKING:  # traits of JupyterHub's Spawner that are set here
+        user_options: dict[str, Any]
+        ssl_alt_names: Any
 
     selection: Selection | None = None
     last_ended: str = ""

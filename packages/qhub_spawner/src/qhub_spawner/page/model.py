@@ -95,7 +95,7 @@ def _profile(offer: Offer) -> dict[str, Any]:
     backends = offer.backends or offer.profile.backends
     variants = _described.setdefault((offer.profile.slug, backends), [])
     for profile, described in variants:
-        if profile == offer.profile:
+        if profile is offer.profile or profile == offer.profile:
             return described
     described = _describe(offer.profile, backends)
     if len(_described) > _KEPT_PROFILES:

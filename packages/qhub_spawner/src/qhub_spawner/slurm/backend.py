@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import ipaddress
 import re
-import socket
 import time
 from collections.abc import Mapping
 from datetime import datetime
@@ -19,12 +18,11 @@ from traitlets.config import LoggingConfigurable
 from qhub_spawner.access import Limits
 from qhub_spawner.availability import Availability
 from qhub_spawner.errors import ConfigurationError, Problem, SlurmError
-from qhub_spawner.launch import AddressRefusedError
 from qhub_spawner.profiles import Profile
-from qhub_spawner.slurm import script
-from qhub_spawner.slurm.capacity import expand_hosts
+from qhub_spawner.slurm import addresses, script
 from qhub_spawner.slurm.commandline import CommandLine, CommandLineDoor
 from qhub_spawner.slurm.door import Door
+from qhub_spawner.slurm.door_command import OPTIONS
 from qhub_spawner.slurm.jobs import Job
 from qhub_spawner.slurm.poller import Intervals, Poller
 from qhub_spawner.slurm.reaper import Reaper
@@ -330,6 +328,8 @@ class SlurmBackend(LoggingConfigurable):
                 problems.append(
                     Problem(f"{where}.slurm.cluster", cluster, "the hub does not ask it", accepted)
                 )
+            directives = profile.slurm.directives if profile.slurm else ()
+            problems += [_owned(f"{where}.slurm.directives", one) for one in refused(directives)]
             if self.transport == "rest":
                 unknown = unsupported_options(script.options_of(profile, script.Defaults()))
                 problems += [
@@ -384,71 +384,25 @@ class SlurmBackend(LoggingConfigurable):
         except SlurmError as error:
             self.log.warning("the limits that Slurm records are not known: %s", error)
 
-    # ---- addresses ----
-
-    async def node_addresses(self, names: list[str]) -> dict[str, str]:
-        """Return Slurm's address of each node, asking anew when one is not known."""
-        machines = self.views.machines
-        known = {node.name: node.address for node in machines.nodes} if machines else {}
-        if any(name not in known for name in names):
-            machines = await self.views.refresh_machines()
-            known = {node.name: node.address for node in machines.nodes}
-        return {name: known.get(name, name) for name in names}
-
     async def check_host(self, host: str, job: Job) -> None:
-        """Refuse a host that is not one of the job's nodes.
-
-        Without this, a person could make the hub's proxy forward their own route to any machine.
-
-        Raises:
-            AddressRefusedError: Names what would be taken.
-        """
-        try:
-            addresses = await self.node_addresses(expand_hosts(job.node_list))
-        except SlurmError as error:
-            msg = f"the nodes of the job are not known now; report again ({error})"
-            raise AddressRefusedError(msg, status_code=503) from error
-        names = {*addresses, *addresses.values()}
-        accepted = names | await _resolved(names)
-        if host in accepted:
-            return
-        try:
-            literal = ipaddress.ip_address(host)
-        except ValueError:
-            literal = None
-        if literal is not None:
-            networks = [ipaddress.ip_network(network) for network in self.server_networks]
-            if any(literal in network for network in networks):
-                return
-            if literal.is_loopback and await asyncio.to_thread(_any_is_here, accepted):
-                return
-        msg = (
-            f"{ascii(host)[:64]} is not an address of the job's node "
-            f"(expected one of: {', '.join(sorted(accepted))}, or one in server_networks)"
-        )
-        raise AddressRefusedError(msg, status_code=400)
+        """Refuse a host that is not one of the job's nodes; see `addresses.check_host`."""
+        await addresses.check_host(host, job, self.views, self.server_networks)
 
 
-async def _resolved(names: set[str]) -> set[str]:
-    loop = asyncio.get_running_loop()
-    found = set()
-    for name in names:
-        try:
-            answers = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-        except OSError:
-            continue
-        found |= {str(answer[4][0]) for answer in answers}
-    return found
+# The hub finds its jobs by these; a profile must not set them.
+_OWNED_OPTIONS = frozenset({"job-name", "comment"})
 
 
-def _any_is_here(addresses: set[str]) -> bool:
-    """Whether one of `addresses` is this machine's own: only then is loopback the job's node."""
-    for address in addresses:
-        try:
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.bind((address, 0))
-        except OSError:
-            continue
-        return True
-    return False
+def refused(directives: tuple[str, ...]) -> list[str]:
+    """Return those sbatch options that a profile cannot set."""
+    allowed = OPTIONS - _OWNED_OPTIONS
+    return [one for one in directives if one.removeprefix("--").partition("=")[0] not in allowed]
+
+
+def _owned(where: str, directive: str) -> Problem:
+    return Problem(
+        where,
+        directive,
+        "this option is qhub's own, or names a file, a program or an account",
+        f"one of: {', '.join(sorted(OPTIONS - _OWNED_OPTIONS))}",
+    )

@@ -32,7 +32,7 @@ _VALUE = re.compile(r"[^\x00-\x1f\x7f]{0,2048}")
 _JOB_NAME = re.compile(r"qhub-[a-z0-9]{1,16}-[0-9a-f]{16}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Options that ask for resources, and none that name a file, a program or another user.
-_OPTIONS = frozenset(
+OPTIONS = frozenset(
     """account acctg-freq begin bb clusters comment constraint contiguous core-spec cores-per-socket
     cpu-freq cpus-per-gpu cpus-per-task deadline delay-boot dependency distribution exclude exclusive
     extra-node-info gpu-bind gpu-freq gpus gpus-per-node gpus-per-socket gpus-per-task gres
@@ -54,7 +54,7 @@ def checked_arguments(value: Any) -> list[str]:
         raise Refused("arguments: expected a list of texts")
     for item in value:
         name, _, text = item.partition("=")
-        if not name.startswith("--") or name[2:] not in _OPTIONS or not _VALUE.fullmatch(text):
+        if not name.startswith("--") or name[2:] not in OPTIONS or not _VALUE.fullmatch(text):
             raise Refused(f"arguments: {ascii(item[:64])} is not allowed")
     return value
 

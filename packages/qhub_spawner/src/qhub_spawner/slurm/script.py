@@ -154,7 +154,7 @@ def batch_script(profile: Profile, argv: tuple[str, ...], defaults: Defaults) ->
         ]
     if prologue:
         lines += ["# prologue", prologue]
-    if environment is not None and environment.prefix is not None:
+    if environment.prefix is not None:
         prefix = shlex.quote(f"{environment.prefix}/bin")
         lines.append(f'export PATH={prefix}:"$PATH"')
     if argv[0].startswith("/"):
