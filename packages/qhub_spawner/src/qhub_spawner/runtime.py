@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,13 +66,12 @@ class HubRuntime(LoggingConfigurable):
                     "a slurm or local block",
                 )
                 for index, profile in enumerate(catalogue.profiles)
-                if profile.backends == ("kubernetes",)
+                if "kubernetes" in profile.backends
             ]
             if unknown:
                 raise ConfigurationError(unknown)
             for name in {name for profile in catalogue.profiles for name in profile.backends}:
-                if name != "kubernetes":
-                    self.backend(name).check(catalogue.profiles)
+                self.backend(name).check(catalogue.profiles)
             self._catalogue = catalogue
         return catalogue
 
@@ -150,7 +150,22 @@ class HubRuntime(LoggingConfigurable):
         """
         catalogue = await self.catalogue(spawner)
         limits = await self.limits(catalogue.profiles, account)
-        return select(catalogue, person, user_options, limits)
+        selection = select(catalogue, person, user_options, limits)
+        if selection.profile.policy == "soonest" and len(selection.backends) > 1:
+            return replace(selection, backend=await self._soonest(selection, account))
+        return selection
+
+    async def _soonest(self, selection: Selection, account: str) -> Any:
+        """Return the backend whose estimated start is earliest; of equals, the first written."""
+        order = {"now": 0, "at": 1, "unknown": 2}
+
+        async def wait(name: str) -> tuple[int, float]:
+            views = await self.backend(name).availability((selection.profile,), account)
+            start = views[selection.slug].start
+            return order[start.kind], start.at.timestamp() if start.at else 0.0
+
+        waits = [await wait(name) for name in selection.backends]
+        return selection.backends[waits.index(min(waits))]
 
     async def availability(
         self, spawner: Any, offers: tuple[Offer, ...], account: str
@@ -164,8 +179,7 @@ class HubRuntime(LoggingConfigurable):
             if whole is not None and whole.backends:
                 by_backend.setdefault(whole.backends[0], []).append(whole)
         for name, profiles in by_backend.items():
-            if name != "kubernetes":
-                found.update(await self.backend(name).availability(tuple(profiles), account))
+            found.update(await self.backend(name).availability(tuple(profiles), account))
         return found
 
 

@@ -192,7 +192,11 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         ended = f"Your last server ended: {self.last_ended}." if self.last_ended else None
         attempted, self._attempted = self._attempted, None
         return page.render_form(
-            model, preselect=attempted or preselect, api_url=url, error=problem or ended
+            model,
+            preselect=attempted or preselect,
+            api_url=url,
+            error=problem,
+            notice=ended,
         )
 
     def run_options_from_form(self, form_data: Any) -> Any:
