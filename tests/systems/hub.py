@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from .kernel import run_in_kernel
 from .processes import Daemon, NotReadyError, Ports, identity, listening, tail, wait_until
 
 API_SECONDS = 60
@@ -296,68 +297,13 @@ class HubSystem:
         Raises:
             RuntimeError: The kernel reported an error.
         """
-        from tornado.httpclient import AsyncHTTPClient, HTTPRequest
-        from tornado.websocket import websocket_connect
-
         token = token or self.user_token(name)
         base = f"{self.url}user/{quote(name)}/" + (f"{quote(server)}/" if server else "")
-        headers = {"Authorization": f"token {token}"}
-        client = AsyncHTTPClient()
-        answer = await client.fetch(
-            HTTPRequest(f"{base}api/kernels", method="POST", body="{}", headers=headers)
-        )
-        kernel = json.loads(answer.body)["id"]
-        address = f"{base.replace('http', 'ws', 1)}api/kernels/{kernel}/channels"
-        socket = await websocket_connect(HTTPRequest(address, headers=headers))
-        message_id = secrets.token_hex(8)
-        await socket.write_message(json.dumps(_execute(message_id, code)))
-        printed = ""
-        try:
-            while True:
-                text = await socket.read_message()
-                if text is None:
-                    msg = "the kernel's websocket closed"
-                    raise RuntimeError(msg)
-                message = json.loads(text)
-                if message["parent_header"].get("msg_id") != message_id:
-                    continue
-                kind, content = message["msg_type"], message["content"]
-                if kind == "stream":
-                    printed += content["text"]
-                elif kind == "error":
-                    raise RuntimeError(f"{content['ename']}: {content['evalue']}")
-                elif kind == "status" and content["execution_state"] == "idle":
-                    return printed
-        finally:
-            socket.close()
-            await client.fetch(
-                HTTPRequest(f"{base}api/kernels/{kernel}", method="DELETE", headers=headers),
-                raise_error=False,
-            )
+        return await run_in_kernel(base, {"Authorization": f"token {token}"}, code)
 
 
 def _server(name: str, server: str) -> str:
     return f"users/{quote(name)}/" + (f"servers/{quote(server)}" if server else "server")
-
-
-def _execute(message_id: str, code: str) -> dict[str, Any]:
-    header = {
-        "msg_id": message_id,
-        "session": message_id,
-        "username": "check",
-        "msg_type": "execute_request",
-        "version": "5.3",
-        "date": "",
-    }
-    content = {"code": code, "silent": False, "store_history": False, "allow_stdin": False}
-    return {
-        "header": header,
-        "parent_header": {},
-        "metadata": {},
-        "content": content,
-        "channel": "shell",
-        "buffers": [],
-    }
 
 
 _CONFIG = """\

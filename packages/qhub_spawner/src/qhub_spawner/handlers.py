@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from typing import Any
@@ -124,24 +125,38 @@ def register(spawner_class: Any) -> None:
 
     Called when `spawner_class` is loaded, which the hub does before it sets up its routes.
     """
-    # batchspawner's route lets a server set any attribute of its spawner
-    jupyterhub.apihandlers.default_handlers[:] = [
-        route
-        for route in jupyterhub.apihandlers.default_handlers
-        if route[1] is not BatchSpawnerAPIHandler
-    ]
     jupyterhub.apihandlers.default_handlers.extend(_API)
     jupyterhub.handlers.default_handlers[:0] = _PAGES
-    if JupyterHub.initialized():
-        app = JupyterHub.instance()
-        app.observe(lambda change: _hub_is_set_up(change.owner, spawner_class), "handlers")
+    _follow_setup(spawner_class)
+
+
+def _follow_setup(spawner_class: Any) -> None:
+    """Start the runtime right after a hub has set up its routes.
+
+    JupyterHub has no hook for it, and loads the classes of all entry points while its application
+    object is still being made, so that there is nothing yet to observe: the method is wrapped.
+    """
+    set_up = JupyterHub.init_handlers
+
+    @functools.wraps(set_up)
+    def init_handlers(app: Any) -> None:
+        set_up(app)
+        _hub_is_set_up(app, spawner_class)
+
+    JupyterHub.init_handlers = init_handlers
+
+
+def _close_open_route(routes: list[Any]) -> None:
+    """Take out batchspawner's route, by which a server may set any attribute of its spawner."""
+    routes[:] = [route for route in routes if route[1] is not BatchSpawnerAPIHandler]
 
 
 def _hub_is_set_up(app: Any, spawner_class: Any) -> None:
     """Check the configuration and start the runtime, after the hub's database is there."""
     configured = app.spawner_class
-    if not issubclass(configured, spawner_class) or not app.tornado_settings.get("app"):
+    if not issubclass(configured, spawner_class):
         return
+    _close_open_route(app.handlers)
     try:
         attach(app, configured)
     except ConfigurationError as error:

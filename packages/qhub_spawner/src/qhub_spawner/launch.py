@@ -141,6 +141,31 @@ class BackendServer(ABC):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up a server that an earlier hub started."""
 
+    address: ServerAddress | None = None
+    """Where the server listens, once that is known."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether an earlier hub began the start, and no hub has seen the server's address yet."""
+        return False
+
+    @property
+    def waits(self) -> bool:
+        """Whether the server lives but cannot answer now, as one that is suspended."""
+        return False
+
+    async def resume(self) -> ServerAddress:
+        """Go on with a start that is `unfinished`: as `start`, but nothing is started anew.
+
+        Raises:
+            StartFailedError: It has ended meanwhile, or never began; says why.
+        """
+        msg = "this server's start cannot be gone on with"
+        raise StartFailedError(msg)
+
+    def release(self) -> None:
+        """Watch the server no longer: the hub has forgotten it, whether it was stopped or ended."""
+
     async def accept_address(self, address: ServerAddress) -> bool:
         """Take the address the server itself reports; backends that do not ask for one refuse.
 

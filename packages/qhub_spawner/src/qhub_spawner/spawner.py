@@ -105,9 +105,12 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
 
     selection: Selection | None = None
     last_ended: str = ""
+    last_failed: str = ""
     backend_server: BackendServer | None = None
     _backend_name: str = ""
-    _attempted: dict[str, Any] | None = None
+    # What the last form asked for, if it was refused: the hub renders the page anew with the
+    # spawner of the default server, whichever server it was for.
+    attempted: dict[str, Any] | None = None
 
     @default("apply_user_options")
     def _apply_user_options_default(self) -> Any:
@@ -143,7 +146,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         except ConfigurationError as error:
             self.log.error("the profiles are not usable:\n%s", error)  # noqa: TRY400
             msg = "The profiles of this hub are not usable now; its administrator can see why."
-            raise SpawnException(msg, reason="configuration", status_code=503) from error
+            raise _said(msg, reason="configuration", status_code=503) from error
 
     def warn_of_replaced_traits(self) -> None:
         """Say which configured traits of batchspawner have no effect any more."""
@@ -179,7 +182,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
     async def _unusable(self, error: ConfigurationError) -> SpawnException:
         self.log.error("the profiles are not usable:\n%s", error)
         msg = "The profiles of this hub are not usable now; its administrator can see why."
-        return SpawnException(msg, reason="configuration", status_code=503)
+        return _said(msg, reason="configuration", status_code=503)
 
     async def get_options_form(self) -> Any:
         """Render the list of profiles; an `options_form` of the configuration wins."""
@@ -189,15 +192,25 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         arguments = self.handler.request.query_arguments if self.handler else {}
         preselect, problem = page.parse_query(arguments)
         url = url_path_join(self.hub.base_url, "api/users", self.user.escaped_name, "qhub/profiles")
-        ended = f"Your last server ended: {self.last_ended}." if self.last_ended else None
-        attempted, self._attempted = self._attempted, None
+        notice = self.last_words()
+        attempted, self.attempted = self.attempted, None
+        if attempted:
+            model, preselect, problem = {**model, "last": attempted}, None, None
+        if attempted or self.handler is None:
+            notice = None  # this page answers a start that failed: the hub says why, beside this
         return page.render_form(
             model,
-            preselect=attempted or preselect,
+            preselect=preselect,
             api_url=url,
             error=problem,
-            notice=ended,
+            notice=notice,
         )
+
+    def last_words(self) -> str | None:
+        """Return what became of the last server, if its person did not end it."""
+        if self.last_ended:
+            return f"Your last server ended: {self.last_ended}."
+        return f"Your last start failed. {self.last_failed}" if self.last_failed else None
 
     def run_options_from_form(self, form_data: Any) -> Any:
         """Read the submitted page; a function of the configuration wins.
@@ -205,22 +218,20 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         Raises:
             SpawnException: The form holds what the page does not have.
         """
-        if "options_from_form" in self.trait_values():
-            configured = self.options_from_form
-            if configured != self._passthrough_options_from_form:
-                return super().run_options_from_form(form_data)
+        if self.options_from_form != self._passthrough_options_from_form:
+            return super().run_options_from_form(form_data)
         try:
-            self._attempted = page.parse_form(form_data)
+            self.user.spawner.attempted = page.read_form(form_data)
+            return page.parse_form(form_data)
         except SelectionError as error:
             raise _refused(error) from error
-        return self._attempted
 
     # ---- start, poll, stop ----
 
     async def run_pre_spawn_hook(self) -> None:
         """Decide what the person gets, before anything is made for them; then run the hook."""
         self.selection = await self.decide(self.user_options)
-        self._attempted = None
+        self.user.spawner.attempted = None
         # what was decided is what the hub keeps, shows to its administrators and offers next time
         self.user_options = self.selection.user_options
         if self.orm_spawner is not None:
@@ -246,7 +257,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
             SpawnException: It did not start; says why, in words for the person.
         """
         selection = self.selection or await self.decide(self.user_options)
-        self.last_ended = ""
+        self.last_ended = self.last_failed = ""
         try:
             if selection.backend == "slurm":
                 account_name(self.user.name)
@@ -264,7 +275,8 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         except SelectionError as error:
             raise _refused(error) from error
         except StartFailedError as error:
-            raise SpawnException(
+            self.last_failed = error.words
+            raise _said(
                 error.words, reason="start-failed", status_code=error.status_code
             ) from error
         return address.host, address.port
@@ -296,7 +308,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
                 self.http_timeout = max(self.http_timeout, 24 * 3600)
             self._restore_address()
             return None
-        if ended.exit_code and ended.words != self.last_ended:
+        if ended.exit_code and not self.last_failed and ended.words != self.last_ended:
             self.last_ended = ended.words
             self.log.info("server %s is over: %s", self._log_name, ended.words)
         return ended.exit_code
@@ -335,12 +347,15 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
             state["qhub"] = self.backend_server.state()
         if self.last_ended:
             state["last_ended"] = self.last_ended
+        if self.last_failed:
+            state["last_failed"] = self.last_failed
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up a server that an earlier hub started."""
         Spawner.load_state(self, state)
         self.last_ended = str(state.get("last_ended", ""))
+        self.last_failed = str(state.get("last_failed", ""))
         if state.get("qhub") and state.get("backend"):
             self._backend_name = str(state["backend"])
             self.backend_server = self.runtime.backend(self._backend_name).server(self)
@@ -390,7 +405,14 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
 
 
 def _refused(error: SelectionError) -> SpawnException:
-    return SpawnException(str(error), reason="selection", status_code=error.status_code)
+    return _said(str(error), reason="selection", status_code=error.status_code)
+
+
+def _said(words: str, *, reason: str, status_code: int) -> SpawnException:
+    """Return an exception that the hub shows to people as `words`, without its class and code."""
+    error = SpawnException(words, reason=reason, status_code=status_code)
+    error.jupyterhub_message = words
+    return error
 
 
 def _kind_of(address: str) -> str:

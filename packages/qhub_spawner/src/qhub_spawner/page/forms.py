@@ -12,7 +12,7 @@ from typing import Any
 
 from qhub_spawner.errors import SelectionError, shown
 
-__all__ = ["OTHER", "parse_form", "parse_query"]
+__all__ = ["OTHER", "parse_form", "parse_query", "read_form"]
 
 OTHER = "_other"
 """The value of the choice "Other…"; no slug can be like it."""
@@ -42,8 +42,27 @@ def parse_form(form_data: Mapping[str, Sequence[object]]) -> dict[str, Any]:
         not in it.
 
     Raises:
-        SelectionError: (400) There is a field our page does not have, a file, a field twice, or no
-            profile.
+        SelectionError: (400) There is a field our page does not have, a file, a field twice, no
+            profile, or "Other…" without a value.
+    """
+    typed = read_form(form_data)
+    for option, value in typed["options"].items():
+        if not value:
+            msg = (
+                f"The option {option!r} of the profile {typed['profile']!r} is 'Other', "
+                "but has no value."
+            )
+            raise SelectionError(msg, name=option)
+    return typed
+
+
+def read_form(form_data: Mapping[str, Sequence[object]]) -> dict[str, Any]:
+    """Read a form as `parse_form` does, but take "Other…" without a value, as an empty text.
+
+    For showing again what was typed when it was refused.
+
+    Raises:
+        SelectionError: (400) As `parse_form`, except for "Other…".
     """
     fields: dict[tuple[str, str, bool], str] = {}
     slug: str | None = None
@@ -69,20 +88,12 @@ def parse_form(form_data: Mapping[str, Sequence[object]]) -> dict[str, Any]:
         if profile != slug:
             continue
         if not free and value == OTHER:
-            options[option] = _other(slug, option, fields)
+            options[option] = fields.get((profile, option, True), "").strip()
         elif not free and value:
             options[option] = value
         elif free and (profile, option, False) not in fields and value.strip():
             options[option] = value.strip()
     return {"profile": slug, "options": options}
-
-
-def _other(profile: str, option: str, fields: Mapping[tuple[str, str, bool], str]) -> str:
-    value = fields.get((profile, option, True), "").strip()
-    if not value:
-        msg = f"The option {option!r} of the profile {profile!r} is 'Other', but has no value."
-        raise SelectionError(msg, name=option)
-    return value
 
 
 def _single(name: str, values: Sequence[object]) -> str:

@@ -33,7 +33,7 @@ from qhub_spawner.slurm.script import Submission
 
 # What Slurm prints when it did not hear the controller's answer (src/common/slurm_errno.c).
 # Only a sentence of this list says that nothing may be concluded.
-_SILENCE = re.compile(
+SILENCE = re.compile(
     r"Unable to contact slurm controller|Socket timed out|Zero Bytes were transmitted"
     r"|Connection (?:refused|reset|timed out)|Slurm backup controller in standby"
     r"|[Cc]ommunication connection failure|Unspecified error|Protocol authentication error"
@@ -41,7 +41,15 @@ _SILENCE = re.compile(
     r"|Slurm controller (?:not responding|is not)|Resource temporarily unavailable",
 )
 _NO_SUCH_JOB = "Invalid job id specified"
-_NO_ACCOUNTING = re.compile(r"[Aa]ccounting storage is disabled|not using the Slurm database")
+# sacct: "Slurm accounting storage is disabled"; sacctmgr: the other
+_NO_ACCOUNTING = re.compile(
+    r"[Aa]ccounting storage is disabled|not running a supported accounting_storage plugin"
+)
+# What sudo says when it did not run the door; other words of its may be mere warnings.
+_SUDO_REFUSED = re.compile(
+    r"sudo: a (?:password|terminal) is required|sudo: unknown user|not allowed to (?:execute|run)"
+    r"|is not in the sudoers file|sudo: .*command not found|sudo: PAM |account validation failure"
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ class CommandLineDoor(Door):
         taken, jobs = datetime.now(UTC), []
         for cluster in self.clusters:
             mark = secrets.token_hex(8)
-            argv = ["squeue", "--noheader", "--all", "--states=all", *_of(cluster)]
+            argv = ["squeue", "--all", "--states=all", *_of(cluster)]
             answer = await self._ask(argv, {"SQUEUE_FORMAT": parsing.queue_format(mark)})
             jobs += parsing.parse_queue(answer.stdout, mark, cluster=cluster)
         return Queue(taken, tuple(jobs))
@@ -148,7 +156,12 @@ class CommandLineDoor(Door):
         """Ask for all associations: one sacctmgr."""
         argv = ["sacctmgr", "--readonly", "--noheader", "--parsable2", "show", "associations"]
         argv.append(f"format={parsing.ASSOCIATION_FIELDS}")
-        answer = await self._ask(argv)
+        answer = await self._run([f"{self.how.slurm_bin}/{argv[0]}", *argv[1:]])
+        if answer.exit_code and _NO_ACCOUNTING.search(answer.stderr):
+            return {}
+        if answer.exit_code:
+            msg = "sacctmgr gave no answer"
+            raise SlurmUnavailableError(msg, exit_code=answer.exit_code, stderr=answer.stderr)
         return limits_of(parsing.parse_associations(answer.stdout))
 
     # ---- deeds, as a person ----
@@ -190,7 +203,7 @@ class CommandLineDoor(Door):
         submitting = request["verb"] == "submit"
         if said.exit_code or not said.stdout:
             # sudo itself said no, or the door did not run to its end
-            before = "sudo:" in said.stderr or "usage:" in said.stderr
+            before = _SUDO_REFUSED.search(said.stderr) or "usage: door" in said.stderr
             kind = SubmitUnknownError if submitting and not before else SlurmUnavailableError
             msg = f"cannot act as {user}: {Path(argv[0]).name}"
             raise kind(msg, exit_code=said.exit_code, stderr=said.stderr)
@@ -262,7 +275,7 @@ def _submission(verb: str, submission: Submission) -> dict[str, Any]:
 
 
 def _refusal(answer: Answer) -> SlurmRejectedError | SubmitUnknownError:
-    if _SILENCE.search(answer.stderr):
+    if SILENCE.search(answer.stderr):
         msg = "sbatch did not hear whether Slurm took the job"
         return SubmitUnknownError(msg, exit_code=answer.exit_code, stderr=answer.stderr)
     # sbatch: error: Batch job submission failed: Invalid account or account/partition combination

@@ -64,7 +64,7 @@ class Door(ABC):
 
     @abstractmethod
     async def limits(self) -> Mapping[str, Limits]:
-        """Return the recorded limits of every user, in one query."""
+        """Return the recorded limits of every user, in one query; none without accounting."""
 
     @abstractmethod
     async def submit(self, user: str, submission: Submission) -> int:

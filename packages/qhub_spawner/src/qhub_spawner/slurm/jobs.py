@@ -168,6 +168,21 @@ class Queue:
                     index[job.name] = job
         object.__setattr__(self, "by_name", MappingProxyType(index))
 
+    def job_of(self, name: str, user: str, job_id: int | None = None) -> Job | None:
+        """Return the job of that id and name, or of that user and name while the id is unknown.
+
+        Anybody may give a job of theirs the name of another's.
+        """
+        found = self.by_name.get(name)
+        if found is None or _is(found, user, job_id):
+            return found
+        same = (job for job in self.jobs if job.name == name and _is(job, user, job_id))
+        return next(same, None)
+
+
+def _is(job: Job, user: str, job_id: int | None) -> bool:
+    return job.user == user if job_id is None else job.job_id == job_id
+
 
 # ---- names ----------------------------------------------------------------
 

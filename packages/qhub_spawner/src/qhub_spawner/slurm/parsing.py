@@ -42,13 +42,17 @@ def queue_format(mark: str) -> str:
 
 
 def parse_queue(text: str, mark: str, *, cluster: str | None = None) -> list[Job]:
-    """Read squeue's answer to `queue_format`.
+    """Read squeue's answer to `queue_format`, its line of headings included.
 
     Raises:
-        GarbledAnswerError: A record is cut, malformed, or something stands between records.
-            The whole answer is then worth nothing: a job that is not in it proves nothing.
+        GarbledAnswerError: The headings are missing, a record is cut or malformed, or something
+            stands between records. The whole answer is then worth nothing: a job that is not in
+            it proves nothing. (An answer that is cut between two records cannot be told from a
+            whole one; a job that is missing is therefore never taken for over without
+            accounting's word.)
     """
-    jobs = []
+    jobs: list[Job] = []
+    headings = False
     head, tail = mark + SEPARATOR, SEPARATOR + mark
     record = ""
     for line in text.split("\n"):
@@ -62,9 +66,14 @@ def parse_queue(text: str, mark: str, *, cluster: str | None = None) -> list[Job
             # a job's name may hold a newline: the record goes on until its closing mark
             record += "\n" + line
         if record.endswith(tail) and len(record) >= len(head) + len(tail):
-            jobs.append(_queue_job(record[len(head) : -len(tail)], cluster))
-            record = ""
-    if record:
+            content, record = record[len(head) : -len(tail)], ""
+            if headings:
+                jobs.append(_queue_job(content, cluster))
+            elif content.startswith(f"JOBID{SEPARATOR}"):
+                headings = True
+            else:
+                raise GarbledAnswerError("squeue", content)
+    if record or not headings:
         raise GarbledAnswerError("squeue", record)
     return jobs
 

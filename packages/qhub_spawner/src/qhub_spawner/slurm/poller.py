@@ -10,15 +10,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import IntEnum
 
 from qhub_spawner.errors import SlurmUnavailableError
 from qhub_spawner.slurm.door import AccountingSilentError, Door
 from qhub_spawner.slurm.jobs import Job, JobEnding, JobState, Queue
+
+# Accounting learns of an end a moment after the queue; it alone knows who cancelled a job.
+_ACCOUNTING_LAG_SECONDS = 3.0
+# While somebody waits, a Slurm that answers again is noticed within this.
+_LONGEST_HURRIED = 10.0
 
 
 class Pace(IntEnum):
@@ -34,12 +39,12 @@ class Pace(IntEnum):
 class Intervals:
     """Seconds between two queries.
 
-    `idle` applies when no server runs, `rest` when all servers run, `waiting` while jobs wait in
+    `idle` applies when no server runs, short enough to find a job that turns up late, `rest` when all servers run, `waiting` while jobs wait in
     the queue, `starting` while a job is being submitted or its server comes up, `stopping` while
     somebody waits for a job's end; `longest` bounds the back-off after failures.
     """
 
-    idle: float = 60.0
+    idle: float = 15.0
     rest: float = 10.0
     waiting: float = 5.0
     starting: float = 2.0
@@ -58,13 +63,15 @@ class Watch:
     """One server's job, from the moment it is to be submitted until nobody needs it.
 
     `job` is the job as last seen, and stays while answers fail; `ending` is set once, by Slurm's
-    own word. `since` is when the job was known to exist: only a queue taken later can miss it.
+    own word. `since` is when the job was known to exist, by the monotonic clock: only a queue
+    asked for later can miss it. `over_since` is when the queue first said that it is over.
     """
 
     name: str
     user: str
     job_id: int | None = None
-    since: datetime | None = None
+    since: float | None = None
+    over_since: float | None = None
     pace: Pace = Pace.STARTING
     job: Job | None = None
     ending: JobEnding | None = None
@@ -73,7 +80,7 @@ class Watch:
     def exists(self, job_id: int) -> None:
         """Note that Slurm has taken the job."""
         self.job_id = job_id
-        self.since = datetime.now(UTC)
+        self.since = time.monotonic()
 
 
 class Poller:
@@ -88,6 +95,8 @@ class Poller:
         self.failures = 0
         self.problem: str | None = None
         self.queries = 0
+        self._asked_at = 0.0
+        self._accounting_failures = 0
         self._watches: dict[str, Watch] = {}
         self._ticked = asyncio.Event()
         self._wake = asyncio.Event()
@@ -121,7 +130,7 @@ class Poller:
         """How old the last whole answer is; ``None`` before the first."""
         if self.queue is None:
             return None
-        return (datetime.now(UTC) - self.queue.taken).total_seconds()
+        return time.monotonic() - self._asked_at
 
     # ---- answers ----
 
@@ -162,14 +171,18 @@ class Poller:
         pace = max((watch.pace for watch in self._watches.values()), default=None)
         seconds = self.intervals.at(pace)
         if self.failures:
-            seconds = min(self.intervals.longest, max(seconds, 1.0) * 2 ** min(self.failures, 8))
+            hurried = pace is not None and pace >= Pace.STARTING
+            longest = _LONGEST_HURRIED if hurried else self.intervals.longest
+            seconds = min(longest, max(seconds, 1.0) * 2 ** min(self.failures, 8))
         return seconds * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
 
     async def _refresh(self) -> bool:
         try:
             self.queries += 1
+            asked_at = time.monotonic()
             queue = await self.door.queue()
-            await self._judge(queue)
+            self._asked_at = asked_at
+            await self._judge(queue, asked_at)
         except SlurmUnavailableError as error:
             self._failed(str(error))
             return False
@@ -199,23 +212,21 @@ class Poller:
 
     # ---- judging ----
 
-    async def _judge(self, queue: Queue) -> None:
+    async def _judge(self, queue: Queue, asked_at: float) -> None:
         self.queue = queue
         over, missing = [], []
         for watch in list(self._watches.values()):
-            job = queue.by_name.get(watch.name)
+            job = queue.job_of(watch.name, watch.user, watch.job_id)
             if job is not None:
                 watch.job = job
                 if watch.job_id is None:
                     watch.exists(job.job_id)
-                if job.state.over and watch.ending is None:
+                if not job.state.over:
+                    watch.over_since = None
+                elif watch.ending is None:
+                    watch.over_since = watch.over_since or time.monotonic()
                     over.append(watch)
-            elif (
-                watch.job_id is not None
-                and watch.ending is None
-                and watch.since is not None
-                and queue.taken > watch.since
-            ):
+            elif watch.ending is None and watch.since is not None and asked_at > watch.since:
                 missing.append(watch)
         if over or missing:
             await self._confirm(over, missing)
@@ -223,32 +234,43 @@ class Poller:
     async def _confirm(self, over: list[Watch], missing: list[Watch]) -> None:
         """Ask accounting about jobs that are over (for details) or missing (whether they are)."""
         ids = {watch.job_id for watch in (*over, *missing) if watch.job_id is not None}
-        endings, silent = {}, False
+        endings, answered, kept = {}, True, True
         try:
             self.queries += 1
             endings = dict(await self.door.endings(ids))
+            self._accounting_failures = 0
         except AccountingSilentError:
-            silent = True
+            kept = False
         except SlurmUnavailableError as error:
-            self.log.warning("Slurm's accounting gives no answer: %s", error)
+            answered = False
+            self._accounting_failures += 1
+            if self._accounting_failures in {1, 10, 100}:
+                self.log.warning("Slurm's accounting gives no answer: %s", error)
         for watch in over:
-            ending = endings.get(watch.job_id or 0)
-            if ending is None or not ending.state.over:
-                job = watch.job
-                if job is None:
-                    continue
-                ending = JobEnding(job.job_id, job.state, ended=job.end, node_list=job.node_list)
-            self._end(watch, ending)
+            self._over(watch, endings.get(watch.job_id or 0), awaited=answered and kept)
         for watch in missing:
             ending = endings.get(watch.job_id or 0)
             if ending is not None and ending.state.over:
                 self._end(watch, ending)
-            elif silent and watch.job_id is not None:
-                job = watch.job or Job(watch.job_id, JobState.UNKNOWN, watch.name, watch.user)
-                if await self._gone(job):
-                    self._end(watch, JobEnding(job.job_id, JobState.UNKNOWN, exit_status=1))
+            elif answered and await self._gone(watch):
+                self._end(watch, JobEnding(watch.job_id or 0, JobState.UNKNOWN, exit_status=1))
 
-    async def _gone(self, job: Job) -> bool:
+    def _over(self, watch: Watch, ending: JobEnding | None, *, awaited: bool) -> None:
+        """Take the end that the queue tells of, in accounting's words where it has them."""
+        job = watch.job
+        if ending is not None and ending.state.over:
+            self._end(watch, ending)
+        elif job is not None:
+            late = time.monotonic() - (watch.over_since or 0.0) > _ACCOUNTING_LAG_SECONDS
+            if awaited and not late and watch.pace is not Pace.STOPPING:
+                self.hurry(watch, Pace.STARTING)
+                return
+            ended = JobEnding(job.job_id, job.state, ended=job.end, node_list=job.node_list)
+            self._end(watch, ended)
+
+    async def _gone(self, watch: Watch) -> bool:
+        """Whether the controller itself says so, of a job that accounting does not hold for over."""
+        job = watch.job or Job(watch.job_id or 0, JobState.UNKNOWN, watch.name, watch.user)
         try:
             self.queries += 1
             return await self.door.gone(job)

@@ -11,10 +11,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 
 from qhub_spawner.errors import SlurmError
 from qhub_spawner.slurm.door import Door
-from qhub_spawner.slurm.jobs import Job, Queue, spawn_ids
+from qhub_spawner.slurm.jobs import Job, JobState, Queue, spawn_ids
 from qhub_spawner.slurm.poller import Poller
 
 
@@ -54,13 +55,31 @@ class Reaper:
     async def run(self) -> None:
         """Look at every answer; cancel to end."""
         while True:
-            await self.poller.tick()
+            await self._next_answer()
             if self.poller.queue is not None and not self.poller.failures:
                 try:
                     await self.look(self.poller.queue)
                 except Exception:
                     self.log.exception("looking for jobs without an owner failed")
             await asyncio.sleep(0)
+
+    async def _next_answer(self) -> None:
+        """Wait for the poller's next answer, or ask for one when a job's time has come."""
+        due = self._due_in()
+        if due is None:
+            await self.poller.tick()
+            return
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.poller.tick(), due)
+            return
+        await self.poller.fresh()
+
+    def _due_in(self) -> float | None:
+        if not self._seen:
+            return None
+        left = min(self._seen.values()) + self.patience_seconds - time.monotonic()
+        # what should have ended by now is tried again, at the poller's pace but for the first time
+        return left if left > 0 else self.poller.intervals.rest
 
     async def look(self, queue: Queue) -> None:
         """End what has stood without an owner for long enough."""
@@ -87,9 +106,12 @@ class Reaper:
                 self.log.warning("job %d is not ended yet: %s", job.job_id, error)
 
     def orphans(self, queue: Queue) -> list[Job]:
-        """Return this hub's live jobs that nobody watches."""
+        """Return this hub's live jobs that nobody watches; those on their way out are not live."""
+        mine = (queue.by_name[name] for name in spawn_ids(queue.by_name, self.hub_id))
         return [
-            queue.by_name[name]
-            for name in spawn_ids(queue.by_name, self.hub_id)
-            if not queue.by_name[name].state.over and not self.poller.watches(name)
+            job
+            for job in mine
+            if not job.state.over
+            and job.state is not JobState.COMPLETING
+            and not self.poller.watches(job.name)
         ]

@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import pwd
-import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,18 +21,26 @@ import jwt
 from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
 
 from qhub_spawner.access import Limits
-from qhub_spawner.errors import SlurmRejectedError, SlurmUnavailableError, SubmitUnknownError
+from qhub_spawner.errors import (
+    SlurmRejectedError,
+    SlurmUnavailableError,
+    SubmitUnknownError,
+    shown,
+)
 from qhub_spawner.slurm.capacity import Node, parse_gres
-from qhub_spawner.slurm.commandline import limits_of
+from qhub_spawner.slurm.commandline import SILENCE, limits_of
 from qhub_spawner.slurm.door import AccountingSilentError, Door, Machines
 from qhub_spawner.slurm.jobs import GarbledAnswerError, Job, JobEnding, JobState, Queue
 from qhub_spawner.slurm.parsing import parse_json, walltime_seconds
 from qhub_spawner.slurm.script import Submission
 
 _LONGEST_BODY = 512 * 1024 * 1024
-_NO_SUCH_JOB = re.compile(r"Invalid job id|_handle_job_get.*Unable to query JobId")
-# Slurm's error numbers that mean "the controller was not heard" (slurm_errno.h, 1000-1999 and 5000s)
-_SILENT_NUMBERS = frozenset({1001, 1002, 1003, 1004, 1005, 1007, 1008, 5004, 5005, 5006})
+_NO_SUCH_JOB = "Invalid job id"
+# slurm_errno.h: slurmctld's own refusals are numbered from 2000; 2027 is a standby controller's.
+# Numbers below are of the connection to it, 7000 and up of that to slurmdbd.
+_REFUSALS = frozenset(range(2000, 3000)) - {2027}
+_NOTHING_FOUND = 9003
+_BAD_REQUEST = 400
 
 
 @dataclass(frozen=True)
@@ -79,26 +86,21 @@ def _mebibytes(text: str) -> int:
     return int(text.removesuffix("M"))
 
 
-def _range(text: str) -> list[int]:
-    first, _, last = text.partition("-")
-    return [int(first), int(last or first)]
-
-
 _FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "account": ("account", str),
     "begin": ("begin_time", str),
-    "clusters": ("cluster_constraint", str),
     "constraint": ("constraints", str),
     "cpus-per-task": ("cpus_per_task", int),
     "dependency": ("dependency", str),
     "distribution": ("distribution", str),
-    "exclude": ("excluded_nodes", lambda text: text.split(",")),
+    "exclusive": ("exclusive", lambda text: text or "exclusive"),
     "gres": ("gres", str),
     "licenses": ("licenses", str),
     "mem": ("memory_per_node", _mebibytes),
     "nice": ("nice", str),
-    "nodelist": ("required_nodes", lambda text: text.split(",")),
-    "nodes": ("nodes", _range),
+    "nodelist": ("nodelist", str),
+    # documented as two numbers, which 22.05 takes and does not heed
+    "nodes": ("nodes", str),
     "ntasks": ("tasks", int),
     "ntasks-per-node": ("tasks_per_node", int),
     "partition": ("partition", str),
@@ -109,9 +111,8 @@ _FIELDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "wckey": ("wckey", str),
 }
 _FLAGS: Mapping[str, tuple[str, Any]] = {
-    "exclusive": ("exclusive", "true"),
     "requeue": ("requeue", True),
-    "no-requeue": ("requeue", False),
+    "no-requeue": ("no_requeue", True),
 }
 
 
@@ -136,7 +137,11 @@ def job_description(submission: Submission) -> dict[str, Any]:
         "standard_output": "/dev/null",
         "standard_error": "/dev/null",
         "current_working_directory": "/",
-        "environment": {"PATH": "/usr/local/bin:/usr/bin:/bin", **submission.environment},
+        "environment": {
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            **submission.environment,
+        },
     }
     for option, value in submission.options.items():
         if option in _FLAGS:
@@ -195,23 +200,38 @@ class RestDoor(Door):
         async def one(job_id: int) -> list[JobEnding]:
             async with gate:
                 answer = await self._get(f"/slurmdb/{{version}}/job/{job_id}", accounting=True)
-                return list(_rows(answer, "jobs", _ending))
+                return [await self._with_status(end) for end in _rows(answer, "jobs", _ending)]
 
         found = await asyncio.gather(*(one(job_id) for job_id in job_ids))
         return {ending.job_id: ending for each in found for ending in each}
+
+    async def _with_status(self, ending: JobEnding) -> JobEnding:
+        """Ask slurmctld for the exit status, which slurmrestd 22.05 leaves out of accounting."""
+        if ending.state is not JobState.FAILED or ending.exit_status or ending.exit_signal:
+            return ending
+        try:
+            answer = await self._get(f"/slurm/{{version}}/job/{ending.job_id}")
+            statuses = list(_rows(answer, "jobs", lambda row: int(row.get("exit_code") or 0)))
+        except (SlurmRejectedError, SlurmUnavailableError):
+            return ending  # it has forgotten the job
+        return replace(ending, exit_status=os.waitstatus_to_exitcode(statuses[0])) if statuses else ending
 
     async def gone(self, job: Job) -> bool:
         """Ask for the one job: ``GET /slurm/VERSION/job/ID``."""
         try:
             answer = await self._get(f"/slurm/{{version}}/job/{job.job_id}")
         except SlurmRejectedError as error:
-            return _NO_SUCH_JOB.search(str(error)) is not None
+            return _NO_SUCH_JOB in str(error)
         return all(row.get("name") != job.name for row in answer.get("jobs", []))
 
     async def limits(self) -> Mapping[str, Limits]:
         """Ask for all associations: ``GET /slurmdb/VERSION/associations``."""
-        answer = await self._get("/slurmdb/{version}/associations", accounting=True)
-        return limits_of(_associations(answer))
+        try:
+            answer = await self._get("/slurmdb/{version}/associations", accounting=True)
+        except AccountingSilentError:
+            return {}
+        rows = _rows(answer, "associations", _association)
+        return limits_of(row for row in rows if row[0])
 
     async def submit(self, user: str, submission: Submission) -> int:
         """``POST /slurm/VERSION/job/submit`` with a token of `user`."""
@@ -236,11 +256,11 @@ class RestDoor(Door):
             if all(row.get("name") != name for row in answer.get("jobs", [])):
                 return
             path = f"/slurm/{{version}}/job/{job_id}"
-            # the API sends a signal to the steps only; the flag reaches the batch script too
+            # unlike scancel's --batch it reaches every process of the job, the script among them
             query = f"?signal={signal}" if signal else ""
             await self._request("DELETE", path + query, user)
         except SlurmRejectedError as error:
-            if _NO_SUCH_JOB.search(str(error)) is None and "already" not in str(error).lower():
+            if _NO_SUCH_JOB not in str(error) and "already" not in str(error).lower():
                 raise SlurmUnavailableError(str(error)) from error
 
     async def estimate(self, user: str, submission: Submission) -> datetime | None:
@@ -253,10 +273,13 @@ class RestDoor(Door):
     async def _get(
         self, path: str, *, user: str | None = None, accounting: bool = False
     ) -> dict[str, Any]:
-        answer = await self._request("GET", path, user or self.service.own_user)
-        if accounting and not answer:
-            raise AccountingSilentError(path)
-        return answer
+        try:
+            return await self._request("GET", path, user or self.service.own_user)
+        except _NoRouteError as error:
+            if accounting:
+                # without slurmdbd, slurmrestd only starts without the routes of accounting
+                raise AccountingSilentError(str(error)) from error
+            raise
 
     async def _request(
         self, method: str, path: str, user: str, body: Any = None
@@ -288,23 +311,46 @@ class RestDoor(Door):
         return
 
 
+class _NoRouteError(SlurmUnavailableError):
+    """This slurmrestd was started without the plugin that would answer."""
+
+
 def _checked(what: str, code: int, body: bytes) -> dict[str, Any]:
     if code in {401, 403}:
         msg = f"{what}: slurmrestd refuses the hub's token (HTTP {code})"
         raise SlurmUnavailableError(msg, stderr=body.decode(errors="replace"))
     if code == 599 or code in {502, 503, 504}:  # noqa: PLR2004 - tornado's "no answer"
         raise SlurmUnavailableError(f"{what}: HTTP {code}")
+    if code == 404 and not body.startswith(b"{"):  # noqa: PLR2004
+        raise _NoRouteError(f"{what}: slurmrestd has no such route; is rest_version right?")
     answer = parse_json(what, body)
     errors = answer.get("errors") or []
-    if not errors:
+    numbers = {_number(error) for error in errors}
+    if not errors or numbers == {_NOTHING_FOUND}:
         if code >= 300:  # noqa: PLR2004 - anything but success
             raise SlurmUnavailableError(f"{what}: HTTP {code}")
         return answer
-    number = errors[0].get("error_number") or errors[0].get("errno") or 0
-    said = str(errors[0].get("error") or errors[0].get("description") or "no reason given")
-    if number in _SILENT_NUMBERS or code >= 500 and not said:  # noqa: PLR2004
-        raise SlurmUnavailableError(f"{what}: {said}")
-    raise SlurmRejectedError(f"Slurm refused it: {said}")
+    said = _said(errors[0])
+    if code == _BAD_REQUEST or (numbers & _REFUSALS and SILENCE.search(said) is None):
+        raise SlurmRejectedError(f"Slurm refused it: {said}")
+    raise SlurmUnavailableError(f"{what}: {said}")
+
+
+def _number(error: Any) -> int:
+    """Return the number of an error: each route of 22.05 has its own name for it."""
+    if not isinstance(error, dict):
+        return 0
+    found = error.get("error_number") or error.get("error_code") or error.get("errno")
+    return found if isinstance(found, int) else 0
+
+
+def _said(error: Any) -> str:
+    if not isinstance(error, dict):
+        return shown(error)
+    said = error.get("error") or error.get("description") or "no reason given"
+    more = error.get("description")
+    # "Unspecified error" alone helps nobody
+    return f"{said}: {more}" if more and said in {"Unspecified error", "Operation not permitted"} else str(said)
 
 
 # ---- rows ---------------------------------------------------------------------------------------
@@ -401,13 +447,12 @@ def _in_partition(node: Node, limits: Mapping[str, tuple[int | None, bool]]) -> 
     return replace(node, partition_walltime_seconds=longest, partition_up=up)
 
 
-def _associations(
-    answer: Mapping[str, Any],
-) -> Iterator[tuple[str, str, str, int | None, frozenset[str]]]:
-    for row in answer.get("associations") or []:
-        user = str(row.get("user") or "")
-        if user:
-            minutes = ((row.get("max") or {}).get("jobs") or {}).get("per") or {}
-            longest = _minutes_limit(minutes.get("wall_clock"))
-            names = frozenset(str(name) for name in row.get("qos") or [])
-            yield user, str(row.get("account") or ""), str(row.get("partition") or ""), longest, names
+def _association(row: dict[str, Any]) -> tuple[str, str, str, int | None, frozenset[str]]:
+    limits = ((row.get("max") or {}).get("jobs") or {}).get("per") or {}
+    return (
+        str(row.get("user") or ""),
+        str(row.get("account") or ""),
+        str(row.get("partition") or ""),
+        _minutes_limit(limits.get("wall_clock")),
+        frozenset(str(name) for name in row.get("qos") or []),
+    )

@@ -10,12 +10,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qhub_spawner.errors import (
-    SlurmError,
-    SlurmRejectedError,
-    SlurmUnavailableError,
-    SubmitUnknownError,
-)
 from qhub_spawner.launch import (
     AddressRefusedError,
     BackendServer,
@@ -24,9 +18,8 @@ from qhub_spawner.launch import (
     Progress,
     ServerAddress,
     StartFailedError,
-    StopFailedError,
 )
-from qhub_spawner.slurm import script, words
+from qhub_spawner.slurm import script, stopping, submitting, words
 from qhub_spawner.slurm.jobs import Job, JobEnding, JobState, job_name, new_spawn_id
 from qhub_spawner.slurm.poller import Pace, Watch
 
@@ -34,8 +27,6 @@ if TYPE_CHECKING:
     from qhub_spawner.slurm.backend import SlurmBackend
 
 STATE_VERSION = 1
-_LOST_REPLY_SECONDS = 20.0
-_CONFIRMING_ANSWERS = 2
 
 
 class Owner(Protocol):
@@ -44,7 +35,11 @@ class Owner(Protocol):
     log: logging.Logger
 
     def persist(self) -> None:
-        """Write the server's state to the hub's database, now."""
+        """Write the server's state to the hub's database, now.
+
+        Raises:
+            StartFailedError: It cannot be written.
+        """
 
     def server_ended(self) -> None:
         """Take notice that the server has ended."""
@@ -69,6 +64,7 @@ class SlurmServer(BackendServer):
         self._addressed = asyncio.Event()
         self._submitting: asyncio.Task[None] | None = None
         self._restored = False
+        self._stopping = False
 
     # ---- start ----
 
@@ -88,13 +84,47 @@ class SlurmServer(BackendServer):
             script=script.batch_script(profile, launch.argv, defaults),
             environment=launch.environment,
         )
-        self._follow(name)
+        watch = self._follow(name)
         self.owner.persist()
-        self._submitting = asyncio.ensure_future(self._submit(submission))
+        self._submitting = asyncio.ensure_future(
+            submitting.submit(
+                self.backend.door,
+                self.backend.poller,
+                watch,
+                submission,
+                self.log,
+                lambda: self._stopping,
+            )
+        )
+        # its failure is start's to tell; a cancelled start does not hear of it
+        self._submitting.add_done_callback(lambda task: task.cancelled() or task.exception())
         # a cancelled start must not lose the job id: the submission goes on, and stop waits for it
         await asyncio.shield(self._submitting)
-        self.owner.persist()
+        self._note()
         return await self._until_addressed()
+
+    @property
+    def unfinished(self) -> bool:
+        """See `BackendServer.unfinished`."""
+        return self._restored and self.address is None
+
+    async def resume(self) -> ServerAddress:
+        """See `BackendServer.resume`. A job whose id is not on record is looked for by its name."""
+        watch = self._watched()
+        if not await submitting.found(self.backend.poller, watch, lambda: self._stopping):
+            msg = "The hub was restarted before Slurm had your server. Start it again."
+            raise StartFailedError(msg, status_code=503)
+        self._note()
+        address = await self._until_addressed()
+        self._restored = False
+        return address
+
+    def _note(self) -> None:
+        """Write down what a later hub can also find out by itself."""
+        try:
+            self.owner.persist()
+        except StartFailedError as error:
+            self.log.warning("%s", error)
 
     def _follow(self, name: str) -> Watch:
         self.watch = self.backend.poller.watch(name, self.user)
@@ -104,58 +134,24 @@ class SlurmServer(BackendServer):
     def _ended(self) -> None:
         self.owner.server_ended()
 
-    async def _submit(self, submission: script.Submission) -> None:
-        watch = self._watched()
-        try:
-            watch.exists(await self.backend.door.submit(self.user, submission))
-        except SlurmRejectedError as refusal:
-            raise StartFailedError(f"{refusal.words}.", status_code=400) from refusal
-        except SubmitUnknownError as lost:
-            self.log.warning("%s; looking for the job by its name", lost)
-            await self._look_for_lost(watch, lost)
-        except SlurmUnavailableError as error:
-            self.log.warning("cannot submit for %s: %s", self.user, error)
-            msg = "Slurm does not answer now, so nothing was started. Try again in a minute."
-            raise StartFailedError(msg, status_code=503) from error
-        self.log.info("job %s (%s) submitted for %s", watch.job_id, watch.name, self.user)
-
-    async def _look_for_lost(self, watch: Watch, lost: SlurmError) -> None:
-        """Find out whether a submission without a reply arrived: adopt the job, or give up.
-
-        Giving up is safe: should the job turn up later, nobody owns it and the reaper ends it.
-        """
-        poller, loop = self.backend.poller, asyncio.get_running_loop()
-        deadline, answers = loop.time() + _LOST_REPLY_SECONDS, 0
-        while watch.job_id is None and loop.time() < deadline:
-            answers += await poller.fresh()
-            if watch.job_id is None:
-                if answers > _CONFIRMING_ANSWERS and loop.time() > deadline - 10:
-                    break
-                await asyncio.sleep(0.5)
-        if watch.job_id is None:
-            msg = (
-                "Slurm did not confirm the job, and no such job has appeared. Try again; should "
-                "the first one appear after all, it is cancelled."
-            )
-            raise StartFailedError(msg, status_code=503) from lost
-
     async def _until_addressed(self) -> ServerAddress:
         """Wait for the address, for as long as the job waits in the queue and no longer."""
         watch, poller = self._watched(), self.backend.poller
-        loop = asyncio.get_running_loop()
-        running_since: float | None = None
+        clock = asyncio.get_running_loop().time
+        ran, last = 0.0, clock()
         addressed = asyncio.ensure_future(self._addressed.wait())
         try:
             while self.address is None:
                 if watch.ending is not None:
                     raise StartFailedError(f"The server did not start: {self._why(watch.ending)}.")
-                job = watch.job
+                job, now = watch.job, clock()
                 if job is None or job.state.waiting:
-                    running_since = None
-                elif job.state is not JobState.SUSPENDED:
-                    running_since = running_since or loop.time()
+                    ran = 0.0
+                elif job.state is not JobState.SUSPENDED and not poller.failures:
+                    ran += now - last
+                last = now
                 self._set_pace(job)
-                if running_since and loop.time() - running_since > self.backend.startup_timeout:
+                if ran > self.backend.startup_timeout:
                     msg = (
                         f"The job runs, but the server in it did not report to the hub within "
                         f"{self.backend.startup_timeout:g} s. {self._log_words()}"
@@ -184,16 +180,33 @@ class SlurmServer(BackendServer):
             raise AddressRefusedError(msg)
         if address == self.address:
             return False
-        if watch.job is None or watch.job.state.waiting or not watch.job.node_list:
-            await self.backend.poller.fresh()
-        if watch.job is None or not watch.job.node_list:
-            msg = "Slurm does not say yet where this job runs; report again"
-            raise AddressRefusedError(msg, status_code=503)
-        await self.backend.check_host(address.host, watch.job)
+        await self._check(watch, address)
         moved = self.address is not None
         self.address = address
+        # the job reports once: from here on the address must not be lost
+        self._note()
         self._addressed.set()
         return moved
+
+    async def _check(self, watch: Watch, address: ServerAddress) -> None:
+        """Refuse an address that is not of the job's node, by an answer that knows the node."""
+        poller, fresh = self.backend.poller, False
+        while True:
+            job = watch.job
+            if job is not None and not job.state.waiting and job.node_list:
+                try:
+                    return await self.backend.check_host(address.host, job)
+                except AddressRefusedError:
+                    if fresh:
+                        raise
+            elif fresh:
+                msg = "Slurm does not say yet where this job runs; report again"
+                raise AddressRefusedError(msg, status_code=503)
+            # the job may have begun, or been requeued and moved, since the last answer
+            if not await poller.fresh():
+                msg = "Slurm does not answer now; report again"
+                raise AddressRefusedError(msg, status_code=503)
+            fresh = True
 
     # ---- life ----
 
@@ -204,39 +217,22 @@ class SlurmServer(BackendServer):
             return Ended(0, "it was not started")
         if self._submitting is not None and not self._submitting.done():
             return None
-        if watch.job_id is None and watch.ending is None and not self._restored:
+        if watch.job_id is None and watch.ending is None:
             return Ended(1, "it was not submitted")
-        if self._restored:
-            ended = await self._take_up(watch)
-            if ended is not None:
-                return ended
+        if self._restored and not self.unfinished:
+            await self._learn(watch)
         if watch.ending is None:
             return None
         why = self._why(watch.ending)
         return Ended(words.exit_code(watch.ending), why)
 
-    async def _take_up(self, watch: Watch) -> Ended | None:
+    async def _learn(self, watch: Watch) -> None:
         """Learn, once, what became of a server that an earlier hub started."""
         poller = self.backend.poller
         if poller.queue is None or watch.job is None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(poller.fresh(), self.backend.answer_timeout)
-        if poller.queue is None:
-            return None
-        if watch.job_id is None and watch.job is None:
-            # the hub ended between the record and the submission, or the reply was lost;
-            # a complete answer without that name says that there is no such job
-            self._restored = False
-            return Ended(1, "it was never submitted")
-        if watch.ending is None and self.address is None:
-            try:
-                await self._until_addressed()
-            except StartFailedError as error:
-                self._restored = False
-                return Ended(1, str(error))
-            self.owner.persist()
-        self._restored = False
-        return None
+        self._restored = poller.queue is None
 
     @property
     def waits(self) -> bool:
@@ -271,59 +267,27 @@ class SlurmServer(BackendServer):
         watch = self.watch
         if watch is None:
             return
-        if self._submitting is not None and not self._submitting.done():
+        self._stopping = True
+        if self._submitting is not None:
             await asyncio.wait([self._submitting])
-        if self._submitting is not None and not self._submitting.cancelled():
-            self._submitting.exception()  # reported by start; here it only matters that it is over
         try:
             if watch.job_id is not None and watch.ending is None:
-                await self._end_job(watch, now=now)
+                await stopping.end_job(
+                    self.backend.door,
+                    self.backend.poller,
+                    watch,
+                    grace_seconds=0.0 if now else self.grace_seconds,
+                    stop_timeout=self.backend.stop_timeout,
+                )
         finally:
+            self.release()
+
+    def release(self) -> None:
+        """See `BackendServer.release`. From here on the job, if it lives, is nobody's."""
+        watch, self.watch = self.watch, None
+        if watch is not None:
             watch.on_end = None
             self.backend.poller.forget(watch)
-        self.watch = None
-
-    async def _end_job(self, watch: Watch, *, now: bool) -> None:
-        poller = self.backend.poller
-        watch.on_end = None
-        poller.hurry(watch, Pace.STOPPING)
-        running = watch.job is not None and watch.job.state is JobState.RUNNING
-        if running and not now and self.grace_seconds > 0:
-            with suppress(SlurmError):
-                await self._cancel(watch, "TERM")
-                if await self._over_within(watch, self.grace_seconds):
-                    return
-        loop = asyncio.get_running_loop()
-        deadline, pause, problem = loop.time() + self.backend.stop_timeout, 1.0, ""
-        while True:
-            try:
-                await self._cancel(watch, None)
-                problem = ""
-            except SlurmError as error:
-                problem = f"; scancel: {error}"
-            if await self._over_within(watch, min(pause, max(0.1, deadline - loop.time()))):
-                return
-            if loop.time() >= deadline:
-                state = watch.job.state.value if watch.job else "unknown"
-                msg = (
-                    f"Slurm has not confirmed within {self.backend.stop_timeout:g} s that job "
-                    f"{watch.job_id} of {self.user} has ended (last known state: {state}{problem}). "
-                    "The hub goes on trying to cancel it."
-                )
-                raise StopFailedError(msg)
-            pause = min(10.0, pause * 2)
-
-    async def _cancel(self, watch: Watch, signal: Any) -> None:
-        if watch.job_id is not None:
-            await self.backend.door.cancel(self.user, watch.job_id, watch.name, signal=signal)
-
-    async def _over_within(self, watch: Watch, seconds: float) -> bool:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        while watch.ending is None and loop.time() < deadline:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.backend.poller.tick(), deadline - loop.time())
-        return watch.ending is not None
 
     # ---- what the person sees ----
 
@@ -350,17 +314,17 @@ class SlurmServer(BackendServer):
         watch, poller = self.watch, self.backend.poller
         if watch is None:
             return None
-        if poller.failures:
-            return Progress("Slurm does not answer now; your job keeps its place.", 10)
         job = watch.job
         if watch.job_id is None:
             return None
+        if poller.failures:
+            return Progress("Slurm does not answer now; your job keeps its place.", 10)
         if job is None:
             return Progress(f"Job {watch.job_id} is submitted.", 10)
         if job.state.waiting and poller.queue is not None:
             ahead = words.queue_position(job, poller.queue.jobs)
             text = words.waiting_words(job, ahead, datetime.now(UTC))
-            return Progress(f"Job {job.job_id}: {text}", 40 if job.reason == "None" else 20)
+            return Progress(text, 20)
         if job.state is JobState.SUSPENDED:
             return Progress(f"Job {job.job_id} is suspended by Slurm.", 50)
         return Progress(f"Job {job.job_id} runs on {job.node_list}; the server is starting.", 60)

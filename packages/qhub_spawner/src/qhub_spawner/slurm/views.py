@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -21,6 +22,8 @@ from qhub_spawner.profiles import Profile
 from qhub_spawner.slurm.capacity import Cluster, availability_of
 from qhub_spawner.slurm.door import Door, Machines
 from qhub_spawner.slurm.poller import Poller
+
+_PATIENCE_SECONDS = 5.0  # a page that shows old figures, and says so, beats one that does not come
 
 Estimate = Callable[[Profile], Awaitable[datetime | None]]
 
@@ -54,22 +57,29 @@ class Views:
         self._looked_at = 0.0
         self._estimates: dict[str, _Asked] = {}
         self._cluster: tuple[object, object, Cluster] | None = None
-        self._first: asyncio.Task[None] | None = None
+        self._filling: asyncio.Task[None] | None = None
+        self._filled_at = -math.inf
 
     async def look(
         self, profiles: tuple[Profile, ...], estimate: Estimate
     ) -> Mapping[str, Availability]:
         """Return what each profile meets now, by slug, from the cache.
 
-        Only the very first look waits for Slurm, and for no longer than 5 s.
+        Only the first look after a while without any waits for Slurm, and for no longer than 5 s.
         """
-        self._looked_at = time.monotonic()
+        now, before = time.monotonic(), self._looked_at
+        self._looked_at = now
         self._looked.set()
-        if self.machines is None or self.poller.queue is None:
-            if self._first is None or self._first.done():
-                self._first = asyncio.ensure_future(self._fill())
-            with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._first), 5)
+        if self._is_old():
+            # while people look, `run` asks; what it cannot get is not asked for twice
+            asleep = self.machines is None or now - before > 6 * self.interval_seconds
+            filling = self._filling is not None and not self._filling.done()
+            if asleep and not filling and now - self._filled_at > self.interval_seconds:
+                self._filled_at = now
+                self._filling = asyncio.ensure_future(self._fill())
+            left = self._filled_at + _PATIENCE_SECONDS - now
+            if self._filling is not None and left > 0:
+                await asyncio.wait([self._filling], timeout=left)
         cluster = self._grouped()
         if cluster is None:
             problem = self.poller.problem or "no answer from Slurm yet"
@@ -82,7 +92,7 @@ class Views:
             return Availability(stale=True)
         now = datetime.now(UTC)
         as_of = min(queue.taken, machines.taken)
-        stale = (now - as_of).total_seconds() > 6 * self.interval_seconds
+        stale = self._is_old()
         view = availability_of(profile, cluster, as_of=as_of, now=now, stale=stale)
         if view.start.kind == "now" or view.nodes_total is None:
             self._estimates.pop(profile.slug, None)
@@ -94,6 +104,14 @@ class Views:
         if asked.at is not None and asked.at > now:
             return replace(view, start=StartEstimate("at", asked.at, "slurm"))
         return view
+
+    def _is_old(self) -> bool:
+        """Whether the answers are missing, or older than they get while somebody looks."""
+        if self.poller.queue is None or self.machines is None:
+            return True
+        # by a clock that nobody sets: the wall clock may step while the hub runs
+        age = max(self.poller.age_seconds or 0.0, time.monotonic() - self._machines_at)
+        return age > 6 * self.interval_seconds
 
     def _grouped(self) -> Cluster | None:
         queue, machines = self.poller.queue, self.machines
@@ -119,18 +137,23 @@ class Views:
                 await self._one_query()
             except SlurmError as error:
                 self.log.warning("the view of the cluster is not refreshed: %s", error)
+            except Exception:
+                # a fault of ours must not end the cache; it is loud, and what was known stays
+                self.log.exception("refreshing the view of the cluster failed")
 
     async def _fill(self) -> None:
         with suppress(SlurmError):
-            if self.poller.queue is None:
+            queue_age = self.poller.age_seconds
+            if queue_age is None or queue_age > self.interval_seconds:
                 await self.poller.fresh()
             await self.refresh_machines()
 
     async def refresh_machines(self) -> Machines:
         """Ask for the nodes now."""
         self.queries += 1
+        asked_at = time.monotonic()
         self.machines = await self.door.machines()
-        self._machines_at = time.monotonic()
+        self._machines_at = asked_at
         return self.machines
 
     async def _one_query(self) -> None:

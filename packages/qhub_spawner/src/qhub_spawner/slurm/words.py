@@ -10,7 +10,7 @@ from qhub_spawner.slurm.jobs import Job, JobEnding, JobState
 
 # man squeue 22.05, "JOB REASON CODES"
 _REASONS: Mapping[str, str] = {
-    "Resources": "it is next, and waits for enough free resources",
+    "Resources": "it is next, and starts as soon as enough is free",
     "Priority": "jobs with a higher priority come first",
     "None": "Slurm has not looked at it yet",
     "": "Slurm has not looked at it yet",
@@ -51,7 +51,7 @@ def reason_words(reason: str) -> str:
     """Return why a job waits; an unknown reason is passed on as Slurm's own word.
 
     >>> reason_words("Resources")
-    'it is next, and waits for enough free resources'
+    'it is next, and starts as soon as enough is free'
     >>> reason_words("NewReason")
     'Slurm gives the reason NewReason'
     """
@@ -102,7 +102,8 @@ def ending_words(ending: JobEnding, granted: Granted, *, cancelled_by: str = "")
     elif state is JobState.FAILED and ending.exit_signal:
         words = f"it was killed by signal {ending.exit_signal}{on}"
     elif state is JobState.FAILED:
-        words = f"it failed with exit code {ending.exit_status}{on}"
+        status = f" with exit code {ending.exit_status}" if ending.exit_status else ""
+        words = f"it failed{status}{on}"
     else:
         words = "it ended by itself"
     return words
@@ -118,25 +119,27 @@ def exit_code(ending: JobEnding) -> int:
 
 
 def waiting_words(job: Job, ahead: int, now: datetime) -> str:
-    """Return the line that a person reads while the job waits.
+    """Return what a person reads while the job waits: its place or the reason, then the estimate.
 
     Args:
         job: The waiting job.
         ahead: How many waiting jobs of its partition have a higher priority.
         now: The present, UTC.
     """
+    name = f"Job {job.job_id}"
     if job.state is JobState.CONFIGURING:
-        return f"Slurm has given you {job.node_list or 'a node'} and prepares it."
-    parts = [f"Waiting in partition {job.partition}: {reason_words(job.reason)}."]
-    if job.reason in {"Priority", "Resources"}:
-        parts.append(f"{ahead} waiting {'job is' if ahead == 1 else 'jobs are'} ahead.")
+        return f"{name} has been given {job.node_list or 'a node'}, which Slurm prepares."
+    why = reason_words(job.reason)
+    if ahead and job.reason in {"Priority", "Resources"}:
+        why = f"{ahead} waiting {'job is' if ahead == 1 else 'jobs are'} ahead of it"
+    parts = [f"{name} waits in partition {job.partition}: {why}."]
     if job.start is not None and job.start > now:
         parts.append(f"Slurm expects it to start {moment_words(job.start, now)}.")
     return " ".join(parts)
 
 
 def moment_words(moment: datetime, now: datetime) -> str:
-    """Return a moment to come in words: ``in about 25 min``.
+    """Return a moment to come in words, the more roughly the further off: ``in about 25 min``.
 
     >>> from datetime import UTC, timedelta
     >>> now = datetime(2026, 1, 1, tzinfo=UTC)
@@ -146,8 +149,12 @@ def moment_words(moment: datetime, now: datetime) -> str:
     minutes = max(0, round((moment - now).total_seconds() / 60))
     if minutes < 1:
         return "within a minute"
+    if minutes > 60:  # noqa: PLR2004 - an hour; a line that changes every minute is noise
+        minutes = round(minutes, -1)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
+    if days:
+        minutes = 0
     parts = [(days, "d"), (hours, "h"), (minutes, "min")]
     return "in about " + " ".join(f"{count} {unit}" for count, unit in parts if count)
 

