@@ -7,6 +7,7 @@ listens: no hub can be faster.
 
 from __future__ import annotations
 
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from tests.systems.processes import Ports, wait_until
+from tests.systems.processes import NotReadyError, Ports, tail, wait_until
 from tests.systems.slurm import SlurmSystem, sweep
 from tests.systems.slurm_hub import SlurmHub
 
@@ -112,12 +113,20 @@ def by_hand(slurm: SlurmSystem, started: Started, token: str, ports: Ports) -> f
         "JUPYTERHUB_SERVICE_URL": urlunsplit(url._replace(netloc=f"127.0.0.1:{port}")),
     }
     words = " ".join(f"'{word}'" for word in started.argv)
+    log = Path(slurm.run_folder) / f"floor-{port}.log"
+    log.touch()
+    shutil.chown(log, USER)
     began = time.monotonic()
-    command = ["sbatch", "--parsable", "--output=/dev/null", "--export=ALL", *RESOURCES]
+    command = ["sbatch", "--parsable", f"--output={log}", "--export=ALL", *RESOURCES]
     done = slurm.run(command, USER, input=f"#!/bin/sh\nexec {words}\n", environment=environment)
-    wait_until(
-        lambda: _listens(port), DEADLINE_SECONDS, "the job's server", poll_seconds=LOOK_SECONDS
-    )
+    try:
+        wait_until(
+            lambda: _listens(port), DEADLINE_SECONDS, "the job's server", poll_seconds=LOOK_SECONDS
+        )
+    except NotReadyError as error:
+        job = int(done.stdout)
+        msg = f"{error}\njob {job} is {slurm.job_state(job)}; its log:\n{tail(log, 40)}"
+        raise RuntimeError(msg) from error
     seconds = time.monotonic() - began
     slurm.run(["scancel", done.stdout.strip()], USER)
     until_idle(slurm)

@@ -13,15 +13,19 @@ import sys
 import time
 from collections.abc import Sequence
 
-from tests.systems.processes import NotReadyError, SystemUnavailableError, tail
-from tests.systems.slurm import CommandFailedError
+try:
+    from tests.systems.processes import NotReadyError, SystemUnavailableError, tail
+    from tests.systems.slurm import CommandFailedError
 
-from .check import CheckFailedError, check
-from .local import local_stage
-from .slurm import slurm_stage
-from .stage import ENDS, Stage, say
+    from .check import CheckFailedError, check
+    from .local import local_stage
+    from .slurm import slurm_stage
+    from .stage import ENDS, Stage, say
+except ModuleNotFoundError as error:
+    sys.exit(f"demo: {sys.executable} lacks {error.name}; ./run demo brings all that is needed")
 
 PORT = 8000
+LARGEST_PORT = 65535
 LOOK_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -29,7 +33,8 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; 0 when it was ended or its check got through, else 1 with an error."""
     options = _parser().parse_args(arguments)
-    port = options.port or (None if options.check else PORT)
+    default = None if options.check else PORT
+    port = default if options.port is None else options.port
     problem = _port_problem(port) if port is not None else None
     if problem:
         return _failed(problem)
@@ -93,17 +98,17 @@ def _failed(message: str) -> int:
 
 def _port_problem(port: int) -> str | None:
     """Say why the hub could not be opened at `port`; None when it could."""
+    if not 0 < port <= LARGEST_PORT:
+        return f"--port {port}: a port is a number from 1 to {LARGEST_PORT}"
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
-        except OverflowError:
-            return f"--port {port}: a port is a number from 1 to 65535"
         except OSError as error:
             why = "is taken by another program"
             if error.errno != errno.EADDRINUSE:
                 why = f"cannot be used: {error.strerror}"
-            return f"port {port} of 127.0.0.1 {why}; choose another: ./run demo --port {port + 1}"
+            return f"port {port} of 127.0.0.1 {why}; choose another with --port N"
     return None
 
 

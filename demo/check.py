@@ -71,11 +71,11 @@ def check(stage: Stage) -> str:
 def _round(stage: Stage) -> _Round:
     hub, user = stage.hub, stage.people[0]
     visitor = Visitor()
-    page = _log_in(visitor, hub, user, stage.password)
+    page = log_in(visitor, hub.url, user, stage.password)
     say(f"{user} is logged in, at {page.url}")
     began = time.monotonic()
-    page = _choose(visitor, page, stage.check_profile)
-    page = _wait(visitor, page, began)
+    page = choose(visitor, page, stage.check_profile)
+    page = wait(visitor, page, began)
     ready_seconds = time.monotonic() - began
     base = f"{hub.url}user/{quote(user)}/"
     if not page.url.startswith(base):
@@ -92,15 +92,27 @@ def _round(stage: Stage) -> _Round:
     return _Round(user, stage.check_profile, where, ready_seconds, kernel, stop_seconds)
 
 
-def _log_in(visitor: Visitor, hub: HubSystem, user: str, password: str) -> Page:
-    page = visitor.open(hub.url)
+def log_in(visitor: Visitor, url: str, user: str, password: str) -> Page:
+    """Log in on the real page; returns the page to choose from.
+
+    Raises:
+        CheckFailedError: It is another page.
+        VisitError: The hub refuses it.
+    """
+    page = visitor.open(url)
     page = visitor.submit(page.form("/hub/login"), username=user, password=password)
     if not any(form.name == "spawn_form" for form in page.forms):
         raise CheckFailedError(f"after log-in there is no page to choose from, but {page.url}")
     return page
 
 
-def _choose(visitor: Visitor, page: Page, profile: str) -> Page:
+def choose(visitor: Visitor, page: Page, profile: str) -> Page:
+    """Choose a profile as the page offers it, and press Start; returns the page that follows.
+
+    Raises:
+        CheckFailedError: The page does not offer it.
+        VisitError: The hub refuses it.
+    """
     form = page.form("spawn_form")
     offered = form.offered.get("profile", [])
     say(f"the page offers {', '.join(offered)}; choosing {profile}")
@@ -109,22 +121,25 @@ def _choose(visitor: Visitor, page: Page, profile: str) -> Page:
     return visitor.submit(form, profile=profile)
 
 
-def _wait(visitor: Visitor, page: Page, began: float) -> Page:
-    """Follow the events of the waiting page until the server is ready, then go on as it would."""
+def wait(visitor: Visitor, page: Page, began: float | None = None) -> Page:
+    """Follow the events of the waiting page until the server is ready, then go on as it would.
+
+    Raises:
+        CheckFailedError: The server did not start, or not in time.
+    """
+    began = time.monotonic() if began is None else began
     found = re.search(r'new EventSource\("([^"]+)"\)', page.text)
     if found is None:  # it was quicker than the hub shows a waiting page
         return page
     path = json.loads(f'"{found[1]}"').replace("&amp;", "&")
     origin = "/".join(page.url.split("/")[:3])
-    for event in visitor.events(origin + path):
+    for event in visitor.events(origin + path, READY_SECONDS):
         seconds = time.monotonic() - began
         say(f"  {seconds:5.1f} s  {event.get('message', '')}")
         if event.get("failed"):
             raise CheckFailedError(f"the server did not start: {event.get('message')}")
         if event.get("ready"):
             return visitor.open(page.url)
-        if seconds > READY_SECONDS:
-            break
     raise CheckFailedError(f"the server was not ready within {READY_SECONDS} s")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -123,10 +124,13 @@ class Visitor:
         headers = {"Content-Type": kind}
         return self._page(Request(form.action, body, headers, method="POST"))
 
-    def events(self, url: str) -> Iterator[dict[str, Any]]:
-        """Yield what an event stream sends (server-sent events whose data is JSON)."""
+    def events(self, url: str, seconds: float) -> Iterator[dict[str, Any]]:
+        """Yield what an event stream sends (server-sent events whose data is JSON), so long."""
+        deadline = time.monotonic() + seconds
         with self._answer(Request(url)) as answer:
             for line in answer:
+                if time.monotonic() > deadline:  # the hub sends a comment every few seconds
+                    return
                 if line.startswith(b"data:"):
                     yield json.loads(line[5:])
 

@@ -168,7 +168,8 @@ def _install(environment: Path, words: Sequence[str], what: str) -> None:
     python = environment / "bin" / "python"
     uv = _uv()
     if uv:
-        command = [uv, "pip", "install", "--quiet", "--link-mode=copy"]
+        # compiled as pip does by itself: people cannot write here, and would compile at every start
+        command = [uv, "pip", "install", "--quiet", "--link-mode=copy", "--compile-bytecode"]
         command += ["--python", str(python)]
     else:
         command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]

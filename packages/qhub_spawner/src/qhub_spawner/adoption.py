@@ -37,7 +37,7 @@ class PatientEndpoint(Server):  # type: ignore[misc]  # jupyterhub has no types
     async def wait_up(
         self,
         timeout: float = 10,  # noqa: ASYNC109 - JupyterHub's signature
-        http: bool = False,  # noqa: FBT002
+        http: bool = False,
         ssl_context: Any = None,
         extra_path: str = "",
     ) -> Any:

@@ -67,18 +67,18 @@ class AddressHandler(APIHandler):  # type: ignore[misc]
             moved = await spawner.backend_server.accept_address(address)
         except AddressRefusedError as error:
             raise web.HTTPError(error.status_code, str(error)) from error
-        if moved and spawner.server is not None and spawner.ready:
+        if moved and spawner.server is not None:
             # the job was requeued and runs elsewhere now: the route follows
-            spawner.server.ip, spawner.server.port = address.host, address.port
-            spawner.persist()
-            await self.proxy.add_user(spawner.user, spawner.name)
+            spawner.place(address)
+            if spawner.ready:
+                await self.proxy.add_user(spawner.user, spawner.name)
         self.set_status(204)
 
     def _spawner_of_token(self) -> Any:
         token = self.get_auth_token()
         user = self.current_user
         for spawner in getattr(user, "spawners", {}).values():
-            if token and spawner.api_token == token and getattr(spawner, "backend_server", None):
+            if token and getattr(spawner, "backend_server", None) and spawner.owns_token(token):
                 return spawner
         raise web.HTTPError(403, "this is not the token of a server that is starting")
 

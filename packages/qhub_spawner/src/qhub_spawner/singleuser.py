@@ -21,12 +21,12 @@ import os
 import random
 import socket
 import sys
-import tempfile
 import time
 from urllib.parse import urlsplit, urlunsplit
 
 LISTEN_SECONDS = 600.0
 REPORT_SECONDS = 3600.0
+TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 _LISTEN = "0A"  # st column of /proc/net/tcp, see proc(5)
 
 
@@ -65,31 +65,65 @@ def bind(host: str) -> socket.socket:
     return bound
 
 
-def listener_uid(port: int) -> int | None:
-    """Return the uid that listens on `port`, or ``None`` while nobody does."""
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+def listener_uid(host: str, port: int) -> int | None:
+    """Return the uid that listens where `host` and `port` lead, or ``None`` while nobody does.
+
+    Another user's listener on the same port of another address is none of ours.
+    """
+    addresses, found = _as_the_kernel_writes(host), None
+    for table in TABLES:
         try:
             with open(table, encoding="ascii") as lines:
                 next(lines)
                 for line in lines:
                     # 0: 0100007F:9C41 00000000:0000 0A 00000000:00000000 00:00000000 0 1000 0 ...
                     fields = line.split()
-                    if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                        return int(fields[7])
+                    address, _, number = fields[1].rpartition(":")
+                    if fields[3] == _LISTEN and int(number, 16) == port and address in addresses:
+                        found = int(fields[7])
+                        if found == os.getuid():
+                            return found
         except (OSError, StopIteration):
             continue
-    return None
+    return found
 
 
-def wait_until_listening(port: int, server: int) -> bool:
-    """Wait until this user listens on `port`; ``False`` when the server ended or took too long."""
+def _as_the_kernel_writes(host: str) -> set[str]:
+    """Return `host`, and the addresses that mean all of them, as /proc/net/tcp has them."""
+    plain = host.partition("%")[0]
+    packed = socket.inet_pton(socket.AF_INET6 if ":" in plain else socket.AF_INET, plain)
+    mapped = b"\0" * 10 + b"\xff\xff" + packed[:4]
+    return {
+        "".join(
+            f"{int.from_bytes(each[start : start + 4], sys.byteorder):08X}"
+            for start in range(0, len(each), 4)
+        )
+        for each in (packed, mapped, bytes(4), bytes(16))
+    }
+
+
+def accepts(address: tuple[str, int]) -> bool:
+    """Return whether somebody listens at `address`."""
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(address) == 0
+
+
+def wait_until_listening(address: tuple[str, int], server: int) -> bool:
+    """Wait until this user listens at `address`; ``False`` when the server ended or took too long.
+
+    A connection that is refused costs next to nothing. The kernel's table, which tells whose the
+    listener is, takes milliseconds on a busy node, from the one core that the server starts on:
+    it is read at the end only.
+    """
     deadline = time.monotonic() + LISTEN_SECONDS
     while time.monotonic() < deadline:
-        uid = listener_uid(port)
+        uid = listener_uid(address[0], address[1]) if accepts(address) else None
         if uid == os.getuid():
             return True
         if uid is not None:
-            sys.stderr.write(f"qhub: port {port} was taken by uid {uid}; not reporting it\n")
+            sys.stderr.write(f"qhub: port {address[1]} was taken by uid {uid}; not reporting it\n")
             return False
         try:
             os.kill(server, 0)
@@ -148,17 +182,17 @@ def report(api_url: str, token: str, host: str, port: int, server: int) -> bool:
 
 
 def write_certificates() -> None:
-    """Put internal-SSL keys, which come in the environment, into files only this user reads."""
+    """Put internal-SSL keys, which come in the environment, where only the server can read them.
+
+    That is memory without a name in any folder: the keys are gone with the server.
+    """
     names = {"QHUB_SSL_KEY": "KEYFILE", "QHUB_SSL_CERT": "CERTFILE", "QHUB_SSL_CA": "CLIENT_CA"}
-    present = {name: os.environ.pop(name) for name in names if name in os.environ}
-    if not present:
-        return
-    folder = tempfile.mkdtemp(prefix="qhub-ssl-")
-    for name, text in present.items():
-        path = os.path.join(folder, name)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as target:
-            target.write(text)
-        os.environ[f"JUPYTERHUB_SSL_{names[name]}"] = path
+    for name, kind in names.items():
+        if name in os.environ:
+            memory = os.memfd_create(name, 0)  # without MFD_CLOEXEC: the server inherits it
+            with open(memory, "w", encoding="ascii", closefd=False) as target:
+                target.write(os.environ.pop(name))
+            os.environ[f"JUPYTERHUB_SSL_{kind}"] = f"/proc/self/fd/{memory}"
 
 
 def main(argv: list[str]) -> None:
@@ -170,8 +204,8 @@ def main(argv: list[str]) -> None:
     wanted = urlsplit(os.environ["JUPYTERHUB_SERVICE_URL"])
     facing = facing_address(api_url)
     bound = bind(wanted.hostname or facing)
-    port = bound.getsockname()[1]
-    host = bound.getsockname()[0]
+    address = bound.getsockname()
+    host, port = address[:2]
     bracketed = f"[{host}]" if ":" in host else host
     os.environ["JUPYTERHUB_SERVICE_URL"] = urlunsplit(
         wanted._replace(netloc=f"{bracketed}:{port}")
@@ -185,7 +219,7 @@ def main(argv: list[str]) -> None:
         if os.fork() == 0:
             os.setsid()
             bound.close()
-            if wait_until_listening(port, server):
+            if wait_until_listening(address, server):
                 report(api_url, os.environ["JUPYTERHUB_API_TOKEN"], reported, port, server)
         os._exit(0)
     os.waitpid(first, 0)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shlex
+import hashlib
+import hmac
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
@@ -13,32 +13,17 @@ from typing import TYPE_CHECKING, Any
 from batchspawner import SlurmSpawner
 from jupyterhub.spawner import Spawner, SpawnException
 from jupyterhub.utils import url_path_join
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import object_session
 from traitlets import Any as AnyTrait
 from traitlets import Float, Integer, Unicode, default
 
-from qhub_spawner import handlers, page
+from qhub_spawner import adoption, handlers, inherited, page
 from qhub_spawner.access import Person, Selection
 from qhub_spawner.errors import ConfigurationError, QHubSpawnerError, SelectionError
 from qhub_spawner.launch import BackendServer, Launch, ServerAddress, StartFailedError
 from qhub_spawner.runtime import SETTING, HubRuntime, attach
 from qhub_spawner.slurm.script import Defaults, account_name
-
-# Traits of batchspawner that decide what qhub does by itself: setting them has no effect.
-REPLACED_TRAITS = (
-    "batch_script",
-    "batch_submit_cmd",
-    "batch_query_cmd",
-    "batch_cancel_cmd",
-    "batchspawner_singleuser_cmd",
-    "exec_prefix",
-    "startup_poll_interval",
-    "req_srun",
-    "req_keepvars",
-    "state_pending_re",
-    "state_running_re",
-    "state_exechost_re",
-)
 
 
 class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no types
@@ -107,7 +92,9 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
     last_ended: str = ""
     last_failed: str = ""
     backend_server: BackendServer | None = None
+    forgotten: asyncio.Event | None = None
     _backend_name: str = ""
+    _recorded_digest: str = ""
     # What the last form asked for, if it was refused: the hub renders the page anew with the
     # spawner of the default server, whichever server it was for.
     attempted: dict[str, Any] | None = None
@@ -150,15 +137,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
 
     def warn_of_replaced_traits(self) -> None:
         """Say which configured traits of batchspawner have no effect any more."""
-        for section in ("BatchSpawnerBase", "BatchSpawnerRegexStates", "SlurmSpawner", "QHubSpawner"):
-            for name in REPLACED_TRAITS:
-                if name in self.config.get(section, {}):
-                    self.log.warning(
-                        "c.%s.%s has no effect with QHubSpawner; see the how-to on moving "
-                        "from SlurmSpawner",
-                        section,
-                        name,
-                    )
+        inherited.warn_of_replaced(self)
 
     # ---- the options page ----
 
@@ -177,7 +156,11 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
             last=last,
             now=datetime.now().astimezone(),
         )
-        return {**model, "last_ended": self.last_ended or None}
+        return {
+            **model,
+            "last_ended": self.last_ended or None,
+            "last_failed": self.last_failed or None,
+        }
 
     async def _unusable(self, error: ConfigurationError) -> SpawnException:
         self.log.error("the profiles are not usable:\n%s", error)
@@ -279,7 +262,22 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
             raise _said(
                 error.words, reason="start-failed", status_code=error.status_code
             ) from error
+        endpoint = adoption.PatientEndpoint(orm_server=self.server.orm_server, spawner=self)
+        self._server = endpoint
+        self.place(address)
         return address.host, address.port
+
+    def place(self, address: ServerAddress) -> None:
+        """Tell the hub where the server listens: first, or since its job was requeued."""
+        self.server.proto = "https" if self.internal_ssl else "http"
+        self.server.ip, self.server.port = address.host, address.port
+        self.persist()
+
+    async def get_url(self) -> str:
+        """Return where the server listens, which the hub asks for after its own restart."""
+        self._place_if_moved()
+        url: str = self.server.url
+        return url
 
     def launch_environment(self, selection: Selection) -> dict[str, str]:
         """Return the server's whole environment; it holds the server's token."""
@@ -301,24 +299,23 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         """Return ``None`` while the server lives or nothing certain is known."""
         if self.backend_server is None:
             return 0
+        if self._check_pending and self.backend_server.unfinished:
+            return await adoption.take_up(self)
         ended = await self.backend_server.poll()
         if ended is None:
-            if getattr(self.backend_server, "waits", False):
-                # a suspended or requeued job answers when it runs again, not within seconds
-                self.http_timeout = max(self.http_timeout, 24 * 3600)
-            self._restore_address()
+            self._place_if_moved()
             return None
         if ended.exit_code and not self.last_failed and ended.words != self.last_ended:
             self.last_ended = ended.words
             self.log.info("server %s is over: %s", self._log_name, ended.words)
         return ended.exit_code
 
-    def _restore_address(self) -> None:
-        """Give the hub the address of a server whose start it did not see the end of."""
-        address: ServerAddress | None = getattr(self.backend_server, "address", None)
-        if address is not None and self.server is not None and not self.server.port:
-            self.server.ip, self.server.port = address.host, address.port
-            self.persist()
+    def _place_if_moved(self) -> None:
+        address = self.backend_server.address if self.backend_server else None
+        if address is not None and self.server is not None:
+            known = ServerAddress(self.server.ip, self.server.port)
+            if known != address:
+                self.place(address)
 
     async def stop(self, now: bool = False) -> None:  # noqa: FBT001, FBT002 - JupyterHub's signature
         """End the server; returns when its system agrees, or says that it could not."""
@@ -327,6 +324,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         try:
             await self.backend_server.stop(now=now)
         except QHubSpawnerError as error:
+            self.last_ended = str(error).rstrip(".")
             self.log.error("stopping %s: %s", self._log_name, error)  # noqa: TRY400 - all is said
             raise
 
@@ -345,6 +343,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         if self.backend_server is not None:
             state["backend"] = self._backend_name
             state["qhub"] = self.backend_server.state()
+            state["token_digest"] = self._token_digest
         if self.last_ended:
             state["last_ended"] = self.last_ended
         if self.last_failed:
@@ -356,27 +355,59 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         Spawner.load_state(self, state)
         self.last_ended = str(state.get("last_ended", ""))
         self.last_failed = str(state.get("last_failed", ""))
-        if state.get("qhub") and state.get("backend"):
+        # what stands there without a server is left over from a stop that the hub did not survive
+        if state.get("qhub") and state.get("backend") and self.server is not None:
             self._backend_name = str(state["backend"])
             self.backend_server = self.runtime.backend(self._backend_name).server(self)
             self.backend_server.restore(state["qhub"])
+            self._recorded_digest = str(state.get("token_digest", ""))
+            self._server = adoption.PatientEndpoint(
+                orm_server=self.server.orm_server,
+                spawner=self,
+                adopted=not self.backend_server.unfinished,
+            )
 
     def clear_state(self) -> None:
         """Forget the server."""
         Spawner.clear_state(self)
+        if self.backend_server is not None:
+            self.backend_server.release()
         self.backend_server = None
         self.selection = None
+        self._recorded_digest = ""
+        if self.forgotten is not None:
+            self.forgotten.set()
+
+    def owns_token(self, token: str) -> bool:
+        """Whether `token` is the server's own, given to it by this hub or an earlier one."""
+        known = self._token_digest
+        return bool(known) and hmac.compare_digest(_digest(token), known)
+
+    @property
+    def _token_digest(self) -> str:
+        return _digest(self.api_token) if self.api_token else self._recorded_digest
 
     # ---- what a backend's server needs of its owner ----
 
     def persist(self) -> None:
-        """Write the state to the hub's database, now: it must be there before Slurm has the job."""
+        """Write the state to the hub's database, now: it must be there before Slurm has the job.
+
+        Raises:
+            StartFailedError: The database does not take it.
+        """
         if self.orm_spawner is None:
             return
         self.orm_spawner.state = self.get_state()
         session = object_session(self.orm_spawner)
-        if session is not None:
+        if session is None:
+            return
+        try:
             session.commit()
+        except SQLAlchemyError as error:
+            session.rollback()
+            msg = "The hub cannot write to its database now; its administrator can see why."
+            self.log.error("the state of %s is not written: %s", self._log_name, error)  # noqa: TRY400
+            raise StartFailedError(msg, status_code=503) from error
 
     def server_ended(self) -> None:
         """Tell the hub at once that the server has ended, instead of at its next poll."""
@@ -385,23 +416,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
 
     def slurm_defaults(self) -> Defaults:
         """Return what the traits of batchspawner's SlurmSpawner say."""
-        named = {
-            "partition": self.req_partition or self.req_queue,
-            "account": self.req_account,
-            "qos": self.req_qos,
-            "reservation": self.req_reservation,
-            "clusters": self.req_cluster,
-            "gres": self.req_gres or (f"gpu:{self.req_ngpus}" if self.req_ngpus else ""),
-            "time": self.req_runtime,
-            "mem": self.req_memory,
-            "cpus-per-task": self.req_nprocs,
-        }
-        return Defaults(
-            options={key: value for key, value in named.items() if value},
-            directives=tuple(shlex.split(self.req_options)),
-            prologue=self.req_prologue,
-            epilogue=self.req_epilogue,
-        )
+        return inherited.defaults(self)
 
 
 def _refused(error: SelectionError) -> SpawnException:
@@ -413,6 +428,10 @@ def _said(words: str, *, reason: str, status_code: int) -> SpawnException:
     error = SpawnException(words, reason=reason, status_code=status_code)
     error.jupyterhub_message = words
     return error
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def _kind_of(address: str) -> str:

@@ -110,6 +110,7 @@ class LocalServer(BackendServer):
         self._process: asyncio.subprocess.Process | None = None
         self._addressed = asyncio.Event()
         self._waiting: asyncio.Task[None] | None = None
+        self._restored = False
 
     async def start(self, launch: Launch) -> ServerAddress:
         """See `BackendServer.start`."""
@@ -171,8 +172,30 @@ class LocalServer(BackendServer):
             raise AddressRefusedError(msg, status_code=400)
         moved = self.address is not None and self.address != address
         self.address = address
+        # the server reports once: from here on the address must not be lost
+        self.owner.persist()
         self._addressed.set()
         return moved
+
+    @property
+    def unfinished(self) -> bool:
+        """See `BackendServer.unfinished`."""
+        return self._restored and self.address is None
+
+    async def resume(self) -> ServerAddress:
+        """See `BackendServer.resume`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.backend.startup_timeout
+        while self.address is None:
+            if await self.poll() is not None:
+                msg = "The server ended while the hub was down; see the hub's log."
+                raise StartFailedError(msg)
+            if loop.time() > deadline:
+                msg = f"The server did not report within {self.backend.startup_timeout:g} s."
+                raise StartFailedError(msg)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._addressed.wait(), 0.5)
+        return self.address
 
     async def poll(self) -> Ended | None:
         """See `BackendServer.poll`."""
@@ -238,6 +261,7 @@ class LocalServer(BackendServer):
     def restore(self, state: Mapping[str, Any]) -> None:
         """See `BackendServer.restore`."""
         if "pid" in state:
+            self._restored = True
             self.pid, self.born = int(state["pid"]), state.get("born")
             self.grace_seconds = float(state.get("grace_seconds", self.grace_seconds))
             if state.get("address"):

@@ -106,7 +106,9 @@ class Request:
 
     def gpus_free_on(self, node: Node) -> int:
         """Return how many fitting GPUs of `node` nobody uses."""
-        return max(0, _matching(node.gpus, self.gpu_type) - _matching(node.gpus_used, self.gpu_type))
+        return max(
+            0, _matching(node.gpus, self.gpu_type) - _matching(node.gpus_used, self.gpu_type)
+        )
 
     def could_run_on(self, node: Node) -> bool:
         """Whether the node is of the asked kind, busy or not."""

@@ -14,8 +14,8 @@ import pwd
 import re
 import secrets
 import sys
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -24,22 +24,12 @@ from typing import Any, Literal
 
 from qhub_spawner.access import Limits
 from qhub_spawner.errors import SlurmRejectedError, SlurmUnavailableError, SubmitUnknownError
-from qhub_spawner.quantities import Duration
 from qhub_spawner.slurm import parsing
 from qhub_spawner.slurm.capacity import Node
 from qhub_spawner.slurm.door import AccountingSilentError, Door, Machines
 from qhub_spawner.slurm.jobs import GarbledAnswerError, Job, JobEnding, Queue
 from qhub_spawner.slurm.script import Submission
 
-# What Slurm prints when it did not hear the controller's answer (src/common/slurm_errno.c).
-# Only a sentence of this list says that nothing may be concluded.
-SILENCE = re.compile(
-    r"Unable to contact slurm controller|Socket timed out|Zero Bytes were transmitted"
-    r"|Connection (?:refused|reset|timed out)|Slurm backup controller in standby"
-    r"|[Cc]ommunication connection failure|Unspecified error|Protocol authentication error"
-    r"|[Mm]unge|auth_g_|Insane message length|Message (?:send|receive) failure"
-    r"|Slurm controller (?:not responding|is not)|Resource temporarily unavailable",
-)
 _NO_SUCH_JOB = "Invalid job id specified"
 # sacct: "Slurm accounting storage is disabled"; sacctmgr: the other
 _NO_ACCOUNTING = re.compile(
@@ -150,7 +140,9 @@ class CommandLineDoor(Door):
         answer = await self._run(argv)
         if answer.exit_code:
             return _NO_SUCH_JOB in answer.stderr or _NO_SUCH_JOB in answer.stdout
-        return f"JobName={job.name}" not in answer.stdout
+        # JobId=4711 JobName=qhub-demo-00112233445566ff
+        other = re.match(rf"JobId={job.job_id} .*?JobName=(\S*)", answer.stdout.strip())
+        return other is not None and other[1] != job.name
 
     async def limits(self) -> Mapping[str, Limits]:
         """Ask for all associations: one sacctmgr."""
@@ -162,7 +154,7 @@ class CommandLineDoor(Door):
         if answer.exit_code:
             msg = "sacctmgr gave no answer"
             raise SlurmUnavailableError(msg, exit_code=answer.exit_code, stderr=answer.stderr)
-        return limits_of(parsing.parse_associations(answer.stdout))
+        return parsing.limits_of(parsing.parse_associations(answer.stdout))
 
     # ---- deeds, as a person ----
 
@@ -253,7 +245,9 @@ class CommandLineDoor(Door):
             raise (late or SlurmUnavailableError)(msg) from error
         finally:
             if process.returncode is None:
-                process.kill()
+                # sudo runs as root, out of the hub's reach; what it runs has a time limit of its own
+                with suppress(PermissionError, ProcessLookupError):
+                    process.kill()
         return Answer(
             process.returncode or 0,
             stdout.decode(errors="replace"),
@@ -275,42 +269,10 @@ def _submission(verb: str, submission: Submission) -> dict[str, Any]:
 
 
 def _refusal(answer: Answer) -> SlurmRejectedError | SubmitUnknownError:
-    if SILENCE.search(answer.stderr):
+    if parsing.NOT_HEARD.search(answer.stderr):
         msg = "sbatch did not hear whether Slurm took the job"
         return SubmitUnknownError(msg, exit_code=answer.exit_code, stderr=answer.stderr)
     # sbatch: error: Batch job submission failed: Invalid account or account/partition combination
     said = [line for line in answer.stderr.splitlines() if "failed:" in line or "failure:" in line]
     words = (said or answer.stderr.splitlines() or ["no reason given"])[-1].split(": ")[-1]
     return SlurmRejectedError(f"Slurm refused it: {words}", exit_code=answer.exit_code)
-
-
-def limits_of(
-    rows: Any,
-) -> dict[str, Limits]:
-    """Gather association rows of `parsing.parse_associations` by user.
-
-    The longest walltime of a user is the most generous of their associations, and known only if
-    each of them has one.
-    """
-    accounts: dict[str, set[str]] = defaultdict(set)
-    qos: dict[str, set[str]] = defaultdict(set)
-    longest: dict[str, list[int | None]] = defaultdict(list)
-    for user, account, _partition, seconds, names in rows:
-        accounts[user].add(account)
-        qos[user] |= names
-        longest[user].append(seconds)
-    return {
-        user: Limits(
-            accounts=frozenset(accounts[user]),
-            qos=frozenset(qos[user]) or None,
-            max_walltime=_longest(longest[user]),
-        )
-        for user in accounts
-    }
-
-
-def _longest(seconds: list[int | None]) -> Duration | None:
-    known = [value for value in seconds if value is not None]
-    if not known or len(known) < len(seconds):
-        return None
-    return Duration(seconds=max(known))

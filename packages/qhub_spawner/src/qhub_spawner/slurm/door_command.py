@@ -1,4 +1,5 @@
 #!/usr/bin/python3 -IS
+# ruff: noqa: EXE001 - the installed copy is executable
 """Submit or cancel one person's server as that person: all that sudo lets the hub run.
 
 One sudo rule (`qhub-spawner sudoers` prints it) lets the hub's account run this file, with
@@ -33,14 +34,15 @@ _JOB_NAME = re.compile(r"qhub-[a-z0-9]{1,16}-[0-9a-f]{16}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Options that ask for resources, and none that name a file, a program or another user.
 OPTIONS = frozenset(
-    """account acctg-freq begin bb clusters comment constraint contiguous core-spec cores-per-socket
-    cpu-freq cpus-per-gpu cpus-per-task deadline delay-boot dependency distribution exclude exclusive
-    extra-node-info gpu-bind gpu-freq gpus gpus-per-node gpus-per-socket gpus-per-task gres
-    gres-flags hint job-name licenses mail-type mail-user mem mem-bind mem-per-cpu mem-per-gpu
-    mincpus network nice no-kill no-requeue nodelist nodes ntasks ntasks-per-core ntasks-per-gpu
-    ntasks-per-node ntasks-per-socket overcommit oversubscribe partition prefer priority profile qos
-    requeue reservation signal sockets-per-node spread-job switches thread-spec threads-per-core
-    time time-min tmp use-min-nodes wait-all-nodes wckey""".split()
+    """account acctg-freq begin bb clusters comment constraint contiguous core-spec
+    cores-per-socket cpu-freq cpus-per-gpu cpus-per-task deadline delay-boot dependency
+    distribution exclude exclusive extra-node-info gpu-bind gpu-freq gpus gpus-per-node
+    gpus-per-socket gpus-per-task gres gres-flags hint job-name licenses mail-type mail-user mem
+    mem-bind mem-per-cpu mem-per-gpu mincpus network nice no-kill no-requeue nodelist nodes
+    ntasks ntasks-per-core ntasks-per-gpu ntasks-per-node ntasks-per-socket overcommit
+    oversubscribe partition prefer priority profile qos requeue reservation signal
+    sockets-per-node spread-job switches thread-spec threads-per-core time time-min tmp
+    use-min-nodes wait-all-nodes wckey""".split()  # noqa: SIM905 - one word a line would be long
 )
 
 
@@ -48,31 +50,31 @@ class Refused(Exception):  # noqa: N818 - it is an answer, not a failure
     """The request is not one of the three."""
 
 
-def checked_arguments(value: Any) -> list[str]:
+def checked_arguments(value: object) -> list[str]:
     """Return sbatch options, each ``--name`` or ``--name=value`` with a known name."""
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise Refused("arguments: expected a list of texts")
     for item in value:
         name, _, text = item.partition("=")
         if not name.startswith("--") or name[2:] not in OPTIONS or not _VALUE.fullmatch(text):
-            raise Refused(f"arguments: {ascii(item[:64])} is not allowed")
+            raise Refused(f"arguments: {item[:64]!a} is not allowed")
     return value
 
 
-def checked_name(value: Any) -> str:
+def checked_name(value: object) -> str:
     """Return a job name of qhub's."""
     if not isinstance(value, str) or _JOB_NAME.fullmatch(value) is None:
         raise Refused("name: expected qhub-HUB-SPAWN")
     return value
 
 
-def checked_environment(value: Any) -> dict[str, str]:
+def checked_environment(value: object) -> dict[str, str]:
     """Return names and values that an environment can hold."""
     if not isinstance(value, dict):
         raise Refused("environment: expected an object")
     for name, text in value.items():
         if not _VARIABLE.fullmatch(name) or not isinstance(text, str) or "\0" in text:
-            raise Refused(f"environment: {ascii(name[:64])} is not allowed")
+            raise Refused(f"environment: {name[:64]!a} is not allowed")
     return value
 
 
@@ -100,10 +102,21 @@ def environment_descriptor(environment: dict[str, str]) -> int:
     return descriptor
 
 
+def read_request() -> dict[str, Any]:
+    """Return the JSON object on standard input."""
+    text = sys.stdin.buffer.read(LONGEST_REQUEST + 1)
+    if len(text) > LONGEST_REQUEST:
+        raise Refused("the request is longer than 4 MiB")
+    request = json.loads(text)
+    if not isinstance(request, dict):
+        raise Refused("expected a JSON object")
+    return request
+
+
 def run(request: dict[str, Any], slurm_bin: str, own: dict[str, str]) -> dict[str, Any]:
     """Carry out one request."""
     verb = request.get("verb")
-    if verb in {"submit", "estimate"}:
+    if verb in ("submit", "estimate"):  # a list is no member of a set, but an error
         arguments = checked_arguments(request.get("arguments"))
         script = request.get("script")
         if not isinstance(script, str) or not script.startswith("#!"):
@@ -120,7 +133,7 @@ def run(request: dict[str, Any], slurm_bin: str, own: dict[str, str]) -> dict[st
         job_id, signal = request.get("job_id"), request.get("signal")
         if not isinstance(job_id, int) or isinstance(job_id, bool) or not 0 < job_id < 2**32:
             raise Refused("job_id: expected a positive number")
-        if signal not in {None, "TERM"}:
+        if signal not in (None, "TERM"):
             raise Refused("signal: expected TERM or nothing")
         argv = [f"{slurm_bin}/scancel", f"--name={checked_name(request.get('name'))}"]
         if request.get("cluster") is not None:
@@ -133,7 +146,7 @@ def run(request: dict[str, Any], slurm_bin: str, own: dict[str, str]) -> dict[st
 
 def ended(argv: list[str], text: str, own: dict[str, str], keep: tuple[int, ...]) -> dict[str, Any]:
     """Run one Slurm command to its end."""
-    done = subprocess.run(  # noqa: S603 - a fixed program, checked arguments, no shell
+    done = subprocess.run(
         argv,
         input=text.encode(),
         capture_output=True,
@@ -171,14 +184,8 @@ def main(argv: list[str]) -> int:
         answer: dict[str, Any] = {"refused": "this command does not run as root"}
     else:
         try:
-            text = sys.stdin.buffer.read(LONGEST_REQUEST + 1)
-            if len(text) > LONGEST_REQUEST:
-                raise Refused("the request is longer than 4 MiB")
-            request = json.loads(text)
-            if not isinstance(request, dict):
-                raise Refused("expected a JSON object")
-            answer = run(request, slurm_bin, own)
-        except (Refused, ValueError) as refusal:
+            answer = run(read_request(), slurm_bin, own)
+        except (Refused, ValueError, RecursionError) as refusal:
             answer = {"refused": str(refusal)[:200]}
         except subprocess.TimeoutExpired as late:
             answer = {"timeout": late.timeout}

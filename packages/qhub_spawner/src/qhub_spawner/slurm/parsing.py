@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from qhub_spawner.access import Limits
+from qhub_spawner.quantities import Duration
 from qhub_spawner.slurm.capacity import Node, parse_gres
 from qhub_spawner.slurm.jobs import GarbledAnswerError, Job, JobEnding, JobState
 
@@ -33,7 +36,23 @@ _NODE_WIDTH = NODE_FIELDS.count("|")
 # man sacctmgr 22.05, "show associations"
 ASSOCIATION_FIELDS = "User,Account,Partition,MaxWall,QOS,DefaultQOS"
 
-_NOTHING = frozenset({"", "N/A", "n/a", "NONE", "(null)", "None", "UNLIMITED", "INFINITE", "NOT_SET", "INVALID"})
+# What Slurm prints when it did not hear the controller's answer (src/common/slurm_errno.c).
+# Only a sentence of this list says that nothing may be concluded.
+NOT_HEARD = re.compile(
+    r"Unable to contact slurm controller|Socket timed out|Zero Bytes were transmitted"
+    r"|Connection (?:refused|reset|timed out)|Slurm backup controller in standby"
+    r"|[Cc]ommunication connection failure|Unspecified error|Protocol authentication error"
+    r"|[Mm]unge|auth_g_|Insane message length|Message (?:send|receive) failure"
+    r"|Slurm controller (?:not responding|is not)|Resource temporarily unavailable",
+)
+
+_NOTHING = frozenset(
+    {"", "N/A", "n/a", "NONE", "(null)", "None", "NOT_SET", "INVALID"}
+    | {"UNLIMITED", "INFINITE", "Partition_Limit"}
+)
+
+# User, account, partition (empty for all), longest walltime in seconds, QOS names.
+Association = tuple[str, str, str, int | None, frozenset[str]]
 
 
 def queue_format(mark: str) -> str:
@@ -131,13 +150,18 @@ def walltime_seconds(text: str) -> int | None:
     >>> walltime_seconds("1-02:03:04"), walltime_seconds("30:00"), walltime_seconds("UNLIMITED")
     (93784, 1800, None)
     """
-    if text in _NOTHING or text == "Partition_Limit":
+    if text in _NOTHING:
         return None
-    days, _, rest = text.rpartition("-")
+    days, dash, rest = text.rpartition("-")
     parts = [int(part) for part in rest.split(":")]
-    if not 1 <= len(parts) <= 3:
+    if not 1 <= len(parts) <= 3:  # noqa: PLR2004 - hours, minutes, seconds
         raise ValueError(text)
-    hours, minutes, seconds = ([0] * (3 - len(parts)) + parts) if not days else (parts + [0, 0])[:3]
+    if dash:
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+    elif len(parts) == 1:
+        hours, minutes, seconds = 0, parts[0], 0
+    else:
+        hours, minutes, seconds = [0, *parts][-3:]
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
@@ -215,7 +239,7 @@ def parse_nodes(text: str) -> list[Node]:
     return nodes
 
 
-def parse_associations(text: str) -> Iterator[tuple[str, str, str, int | None, frozenset[str]]]:
+def parse_associations(text: str) -> Iterator[Association]:
     """Read ``sacctmgr --parsable2 --noheader show associations`` with `ASSOCIATION_FIELDS`.
 
     Yields:
@@ -242,6 +266,38 @@ def parse_associations(text: str) -> Iterator[tuple[str, str, str, int | None, f
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(filter(None, text.split(",")))
+
+
+def limits_of(rows: Iterable[Association]) -> dict[str, Limits]:
+    """Gather associations by user; those of accounts themselves, without one, are left out.
+
+    The longest walltime of a user is the most generous of their associations, and known only if
+    each of them has one.
+    """
+    accounts: dict[str, set[str]] = defaultdict(set)
+    qos: dict[str, set[str]] = defaultdict(set)
+    longest: dict[str, list[int | None]] = defaultdict(list)
+    for user, account, _partition, seconds, names in rows:
+        if not user:
+            continue
+        accounts[user].add(account)
+        qos[user] |= names
+        longest[user].append(seconds)
+    return {
+        user: Limits(
+            accounts=frozenset(accounts[user]),
+            qos=frozenset(qos[user]) or None,
+            max_walltime=_longest(longest[user]),
+        )
+        for user in accounts
+    }
+
+
+def _longest(seconds: list[int | None]) -> Duration | None:
+    known = [value for value in seconds if value is not None]
+    if not known or len(known) < len(seconds):
+        return None
+    return Duration(seconds=max(known))
 
 
 _SUBMITTED = re.compile(r"(\d+)(?:;(\S+))?\s*")

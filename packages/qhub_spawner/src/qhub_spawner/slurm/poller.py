@@ -11,10 +11,11 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 from qhub_spawner.errors import SlurmUnavailableError
 from qhub_spawner.slurm.door import AccountingSilentError, Door
@@ -39,9 +40,10 @@ class Pace(IntEnum):
 class Intervals:
     """Seconds between two queries.
 
-    `idle` applies when no server runs, short enough to find a job that turns up late, `rest` when all servers run, `waiting` while jobs wait in
-    the queue, `starting` while a job is being submitted or its server comes up, `stopping` while
-    somebody waits for a job's end; `longest` bounds the back-off after failures.
+    `idle` applies when no server runs, short enough to find a job that turns up late; `rest` when
+    all servers run, `waiting` while jobs wait in the queue, `starting` while a job is being
+    submitted or its server comes up, `stopping` while somebody waits for a job's end; `longest`
+    bounds the back-off after failures.
     """
 
     idle: float = 15.0
@@ -134,9 +136,9 @@ class Poller:
 
     # ---- answers ----
 
-    async def tick(self) -> None:
-        """Wait until the next answer, good or bad, has been dealt with."""
-        await self._ticked.wait()
+    def tick(self) -> Coroutine[Any, Any, object]:
+        """Wait until the next answer after this call, good or bad, has been dealt with."""
+        return self._ticked.wait()
 
     async def fresh(self) -> bool:
         """Get an answer that was asked for after this call; whether it was a good one.
@@ -269,7 +271,7 @@ class Poller:
             self._end(watch, ended)
 
     async def _gone(self, watch: Watch) -> bool:
-        """Whether the controller itself says so, of a job that accounting does not hold for over."""
+        """Whether the controller says so, of a job that accounting does not hold for over."""
         job = watch.job or Job(watch.job_id or 0, JobState.UNKNOWN, watch.name, watch.user)
         try:
             self.queries += 1

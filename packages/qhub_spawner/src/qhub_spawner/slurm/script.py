@@ -140,6 +140,8 @@ def batch_script(profile: Profile, argv: tuple[str, ...], defaults: Defaults) ->
         "#!/bin/bash",
         "# A server of a qhub hub; sbatch's options were given beside this script.",
         'export HOME="${HOME:-$(cd ~ && pwd)}"',
+        'export USER="${USER:-$(id -un)}"',
+        'export LOGNAME="${LOGNAME:-$USER}" SHELL="${SHELL:-/bin/bash}"',
         'cd "$HOME" || cd /',
         f'qhub_log="$HOME/{LOG_FOLDER}"',
         'if (umask 077; mkdir -p "$qhub_log" && : >"$qhub_log/server-$SLURM_JOB_ID.log"); then',
@@ -157,11 +159,15 @@ def batch_script(profile: Profile, argv: tuple[str, ...], defaults: Defaults) ->
     if environment.prefix is not None:
         prefix = shlex.quote(f"{environment.prefix}/bin")
         lines.append(f'export PATH={prefix}:"$PATH"')
+    lines.append("qhub_python=python3")
     if argv[0].startswith("/"):
-        # the server's own interpreter stands beside its command
-        lines.append(f'export PATH="$PATH":{shlex.quote(argv[0].rpartition("/")[0] or "/")}')
+        # the server's own interpreter stands beside its command; the node's may be too old
+        folder = argv[0].rpartition("/")[0]
+        lines.append(f'export PATH="$PATH":{shlex.quote(folder or "/")}')
+        beside = shlex.quote(f"{folder}/python3")
+        lines.append(f"[ -x {beside} ] && qhub_python={beside}")
     lines += [
-        f"python3 -I /dev/fd/3 {shlex.join(argv)} 3<<'{BOOTSTRAP_END}' &",
+        f"\"$qhub_python\" -I /dev/fd/3 {shlex.join(argv)} 3<<'{BOOTSTRAP_END}' &",
         bootstrap().rstrip("\n"),
         BOOTSTRAP_END,
         "qhub_server=$!",

@@ -1,4 +1,4 @@
-"""What the options page shows of the cluster: one cache for everyone, at most one query an interval.
+"""What the options page shows of the cluster: one cache for all, at most one query an interval.
 
 A thousand people who open the page cost Slurm nothing more than one. While somebody looks, each
 interval brings exactly one query, for whatever is most out of date: the nodes, the queue (which the

@@ -47,6 +47,16 @@ _REASONS: Mapping[str, str] = {
 }
 
 
+_ENDINGS: Mapping[JobState, str] = {
+    JobState.PREEMPTED: "a job with a higher priority took its place (preempted)",
+    JobState.NODE_FAIL: "its node failed",
+    JobState.BOOT_FAIL: "its node did not boot",
+    JobState.DEADLINE: "its deadline passed",
+    JobState.REVOKED: "another cluster took the job",
+    JobState.UNKNOWN: "Slurm no longer knows its job, and keeps no accounting that could say why",
+}
+
+
 def reason_words(reason: str) -> str:
     """Return why a job waits; an unknown reason is passed on as Slurm's own word.
 
@@ -55,7 +65,7 @@ def reason_words(reason: str) -> str:
     >>> reason_words("NewReason")
     'Slurm gives the reason NewReason'
     """
-    key = reason.split(",")[0].strip("() ")
+    key = reason.partition(",")[0].strip("() ")
     return _REASONS.get(key, f"Slurm gives the reason {key}")
 
 
@@ -79,34 +89,22 @@ def ending_words(ending: JobEnding, granted: Granted, *, cancelled_by: str = "")
     on = f" on {ending.node_list}" if ending.node_list else ""
     if state is JobState.OUT_OF_MEMORY:
         limit = f" of {granted.memory}" if granted.memory else ""
-        words = f"its memory limit{limit} was reached"
-    elif state is JobState.TIMEOUT:
+        return f"its memory limit{limit} was reached"
+    if state is JobState.TIMEOUT:
         limit = f" of {granted.walltime}" if granted.walltime else ""
-        words = f"its walltime{limit} ended"
-    elif state is JobState.CANCELLED:
+        return f"its walltime{limit} ended"
+    if state is JobState.CANCELLED:
         if not cancelled_by and ending.cancelled_by is not None:
             cancelled_by = f"uid {ending.cancelled_by}"
-        words = f"it was cancelled by {cancelled_by}" if cancelled_by else "it was cancelled"
-    elif state is JobState.PREEMPTED:
-        words = "a job with a higher priority took its place (preempted)"
-    elif state is JobState.NODE_FAIL:
-        words = f"its node failed{on}"
-    elif state is JobState.BOOT_FAIL:
-        words = f"its node did not boot{on}"
-    elif state is JobState.DEADLINE:
-        words = "its deadline passed"
-    elif state is JobState.REVOKED:
-        words = "another cluster took the job"
-    elif state is JobState.UNKNOWN:
-        words = "Slurm no longer knows its job, and keeps no accounting that could say why"
-    elif state is JobState.FAILED and ending.exit_signal:
-        words = f"it was killed by signal {ending.exit_signal}{on}"
-    elif state is JobState.FAILED:
+        return f"it was cancelled by {cancelled_by}" if cancelled_by else "it was cancelled"
+    if state is JobState.FAILED and ending.exit_signal:
+        return f"it was killed by signal {ending.exit_signal}{on}"
+    if state is JobState.FAILED:
         status = f" with exit code {ending.exit_status}" if ending.exit_status else ""
-        words = f"it failed{status}{on}"
-    else:
-        words = "it ended by itself"
-    return words
+        return f"it failed{status}{on}"
+    if state in {JobState.NODE_FAIL, JobState.BOOT_FAIL}:
+        return f"{_ENDINGS[state]}{on}"
+    return _ENDINGS.get(state, "it ended by itself")
 
 
 def exit_code(ending: JobEnding) -> int:
@@ -168,4 +166,3 @@ def queue_position(job: Job, jobs: tuple[Job, ...]) -> int:
         and (other.priority, -other.job_id) > (job.priority, -job.job_id)
         for other in jobs
     )
-

@@ -1,0 +1,84 @@
+"""A full cluster: what the page promises, what a person who waits is told, and that it comes true."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+from playwright.sync_api import expect
+
+from tests.e2e import browsing
+from tests.e2e.conftest import Visit
+from tests.systems.processes import wait_until
+from tests.systems.slurm_hub import SlurmHub
+
+
+def _start_of(hub: SlurmHub, slug: str) -> dict[str, Any]:
+    """When the hub says that a profile would start for alice."""
+    profiles = hub.api("GET", "users/alice/qhub/profiles").json["profiles"]
+    (profile,) = (one for one in profiles if one["slug"] == slug)
+    start: dict[str, Any] = profile["availability"]["start"]
+    return start
+
+
+def test_a_person_waits_for_a_full_partition(hub: SlurmHub, visit: Visit, sleepers: Any) -> None:
+    """Slurm's estimate before, place and estimate while waiting; then it starts by itself."""
+    *running, waiting = sleepers(3)
+    wait_until(
+        lambda: _start_of(hub, "general")["source"] == "slurm",
+        browsing.DEADLINE_SECONDS,
+        "Slurm's own estimate",
+        poll_seconds=0.5,
+    )
+    page = visit("alice", "hub/spawn?profile=general")
+    live = browsing.live(page, "general")
+    expect(live).to_contain_text(re.compile(r"Starts in (4\d|50) min"))
+    expect(live).to_contain_text("Slurm's estimate")
+    expect(live).to_contain_text("0 of 2 nodes idle, no cores free")
+    expect(live).to_contain_text("1 job waiting")
+    expect(browsing.live(page, "highmem")).to_contain_text("Starts now")
+    # bob's third job is to start when one of the first two ends, alice's after it
+    listed = hub.slurm.run(["squeue", "-h", "-o", "%S", f"--jobs={waiting}"]).stdout.strip()
+    promised = datetime.fromisoformat(_start_of(hub, "general")["at"])
+    assert promised > datetime.fromisoformat(listed).astimezone()
+
+    browsing.listen(page)
+    browsing.start(page)
+    message = page.locator("#progress-message")
+    (job,) = wait_until(lambda: list(hub.jobs("PENDING")), 30, "the job")
+    expect(message).to_have_text(
+        re.compile(
+            rf"Job {job} waits in partition general: 1 waiting job is ahead of it\. "
+            r"Slurm expects it to start in about (4\d|50) min\."
+        )
+    )
+    hub.slurm.run(["scancel", str(waiting)])
+    expect(message).to_have_text(
+        re.compile(
+            rf"Job {job} waits in partition general: it is next, and starts as soon as enough is "
+            r"free\. Slurm expects it to start in about 2\d min\."
+        )
+    )
+    bar = page.get_by_role("progressbar")
+    expect(bar).to_have_attribute("aria-valuenow", "20")
+
+    hub.slurm.run(["scancel", *map(str, running)])
+    page.wait_for_url("**/user/alice/lab**")
+    said = [event["message"] for event in browsing.heard(page)]
+    assert re.fullmatch(r"The server is up on cn0[12]; connecting to it\.", said[-2])
+    # Slurm does not answer a submission with a place; from then on every line says something new
+    assert len(said) == len(set(said))
+
+
+def test_a_person_gives_up_waiting(hub: SlurmHub, visit: Visit, sleepers: Any) -> None:
+    """The waiting page's own button takes the job out of the queue."""
+    sleepers(2)
+    page = visit("alice", "hub/spawn?profile=general")
+    browsing.start(page)
+    wait_until(lambda: hub.jobs("PENDING"), 30, "the job")
+    page.get_by_role("button", name="Stop Server").click()
+    wait_until(lambda: not hub.jobs(), browsing.DEADLINE_SECONDS, "the end of the job")
+    hub.wait_stopped("alice")
+    page.goto(f"{hub.url}hub/spawn")
+    assert browsing.alerts(page) == []

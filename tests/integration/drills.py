@@ -1,0 +1,319 @@
+"""What drills share: a cluster with room for many servers, hubs on it, and how each drill ends.
+
+A drill breaks something, and ends with `assert_settled`: every server that should live is ready in
+the hub, runs in Slurm and answers through the proxy, and no job of the hub is without an owner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from tests.systems import stand_in
+from tests.systems.faults import FaultyCommands
+from tests.systems.processes import NotReadyError, wait_until
+from tests.systems.slurm import NODES, PARTITIONS, Definition, Node, Partition, SlurmSystem
+from tests.systems.slurm_hub import SlurmHub
+
+PEOPLE = ("alice", "bob")
+# "closed" takes jobs and runs none until it is opened: jobs in it wait.
+MANY = Definition(
+    nodes=(*NODES, Node("big01", 64, 64_000), Node("big02", 64, 64_000)),
+    partitions=(
+        *PARTITIONS,
+        Partition("many", ("big01", "big02"), default_memory_per_cpu_mib=50),
+        Partition("closed", ("big01", "big02"), default_memory_per_cpu_mib=50),
+    ),
+    settings={"SchedulerParameters": "bf_interval=2,sched_interval=2,batch_sched_delay=0"},
+)
+
+PROFILES = """
+c.Spawner.cmd = ["/usr/bin/python3", "-I", "{stand_in}"]
+def profile(slug, partition="many", variables=None, **more):
+    return {{"slug": slug, "display_name": slug, "cpu": 1, "memory": "64 MiB", "walltime": "1h",
+            "slurm": {{"partition": partition}}, "environment": {{"variables": variables or {{}}}},
+            **more}}
+c.QHubSpawner.profiles = [
+    profile("many", default=True),
+    profile("closed", "closed"),
+    profile("held", variables={{"STAND_IN_HOLD": "{hold}"}}),
+    profile("short", walltime="1m"),
+    profile("lab", memory="600 MiB"),
+]
+c.SlurmBackend.poll_rest = 3
+c.SlurmBackend.poll_starting = 1
+c.SlurmBackend.command_timeout = 5
+c.QHubSpawner.stop_grace = 5
+c.JupyterHub.tornado_settings = {{"slow_spawn_timeout": 0.1, "slow_stop_timeout": 0.1}}
+c.JupyterHub.init_spawners_timeout = 1
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server of a person, by its name in the hub."""
+
+    person: str
+    name: str
+
+
+@dataclass
+class Drill:
+    """A hub on a cluster, with what a drill does to it.
+
+    Attributes:
+        slurm: The cluster.
+        hub: The hub, as an account of its own.
+        faults: Its Slurm commands.
+        hub_id: What its jobs carry.
+    """
+
+    slurm: SlurmSystem
+    hub: SlurmHub
+    faults: FaultyCommands
+    hub_id: str
+    hold: Path = field(default_factory=Path)
+
+    # ---- starting ----
+
+    def request(self, server: Server, slug: str = "many") -> None:
+        """Ask for a start, and do not wait for it."""
+        answer = self.hub.start_server(server.person, {"profile": slug}, server.name)
+        assert answer.status in {201, 202}, (answer.status, answer.text)
+
+    def start(self, *names: str, slug: str = "many", person: str = "alice") -> list[Server]:
+        """Start servers and wait until all of them are ready."""
+        servers = [Server(person, name) for name in names]
+        for server in servers:
+            self.request(server, slug)
+        for server in servers:
+            self.hub.wait_ready(server.person, server.name, 60)
+        return servers
+
+    def stop(self, server: Server) -> None:
+        """Stop a server, and wait until the hub says that it is stopped."""
+        answer = self.hub.stop_server(server.person, server.name)
+        assert answer.status in {202, 204}, (answer.status, answer.text)
+        self.hub.wait_stopped(server.person, server.name)
+
+    def start_one_of_each(self) -> tuple[Server, Server, Server]:
+        """Return a server that runs, one whose job waits, and one that has not reported yet."""
+        self.hold.touch()
+        waiting, silent = Server("alice", "waiting"), Server("bob", "silent")
+        self.request(waiting, "closed")
+        self.request(silent, "held")
+        (running,) = self.start("running")
+        states = ["PENDING", "RUNNING", "RUNNING"]
+        self.wait(lambda: sorted(self.jobs().values()) == states, 30, "one job of each")
+        return running, waiting, silent
+
+    # ---- looking ----
+
+    def model(self, server: Server) -> dict[str, Any]:
+        """The hub's own view of a server; empty when there is none."""
+        return self.hub.server(server.person, server.name) or {}
+
+    def job_id(self, server: Server) -> int:
+        """The id of a server's job, as the hub has it on record; 0 before it is known."""
+        state = self.model(server).get("state") or {}
+        return int((state.get("qhub") or {}).get("job_id") or 0)
+
+    def ended_words(self, server: Server) -> str:
+        """Why a server ended, as its person is told."""
+        return str((self.model(server).get("state") or {}).get("last_ended") or "")
+
+    def progress_says(self, server: Server, text: str, seconds: float = 30) -> str:
+        """Follow a start as its waiting page does, until an event holds a text; returns it."""
+        path = f"hub/api/users/{quote(server.person)}/servers/{quote(server.name)}/progress"
+        request = urllib.request.Request(
+            f"{self.hub.hub_url}{path}", headers={"Authorization": f"token {self.hub.token}"}
+        )
+        said: list[str] = []
+        deadline = time.monotonic() + seconds
+        with urllib.request.urlopen(request, timeout=seconds) as lines:
+            for line in lines:
+                if line.startswith(b"data:"):
+                    said.append(str(json.loads(line[5:])["message"]))
+                    if text in said[-1]:
+                        return said[-1]
+                if time.monotonic() > deadline:
+                    break
+        raise AssertionError(f"{text!r} is not in what {server} was told: {said}")
+
+    def ask(self, server: Server, query: str = "") -> dict[str, Any]:
+        """What a server says of itself, through the proxy; empty when it does not answer."""
+        url = f"{self.hub.url}user/{quote(server.person)}/{quote(server.name)}/drill{query}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                found: dict[str, Any] = json.loads(answer.read())
+                return found
+        except (OSError, ValueError):
+            return {}
+
+    def jobs(self) -> dict[int, str]:
+        """Id and state of this hub's jobs that are not over, nor on their way out."""
+        out = self.slurm.run(["squeue", "-h", "-a", "-o", "%A %T %j"]).stdout
+        rows = [line.split() for line in out.splitlines()]
+        return {
+            int(row[0]): row[1]
+            for row in rows
+            if row[2].startswith(f"qhub-{self.hub_id}-") and row[1] != "COMPLETING"
+        }
+
+    def owned(self) -> dict[Server, int]:
+        """The servers that the hub holds for running or starting, with their jobs' ids."""
+        found = {}
+        for person in PEOPLE:
+            model = self.hub.api("GET", f"users/{person}?include_stopped_servers=1").json
+            for name, server in model["servers"].items():
+                state = (server.get("state") or {}).get("qhub") or {}
+                if state.get("job_id") and (server["ready"] or server["pending"]):
+                    found[Server(person, name)] = int(state["job_id"])
+        return found
+
+    def wait(self, condition: Callable[[], Any], seconds: float, what: str) -> Any:
+        """Wait for a condition; a failure shows the end of the hub's log."""
+        try:
+            return wait_until(condition, seconds, what, poll_seconds=0.2)
+        except NotReadyError as error:
+            lines = self.hub.log.read_text().splitlines()
+            log = "\n".join([line for line in lines if "] 200 GET " not in line][-60:])
+            raise AssertionError(f"{error}\nthe hub's log:\n{log}") from error
+
+    def logged(self, text: str) -> int:
+        """How often a text stands in what the hub has logged."""
+        return self.hub.log.read_text().count(text)
+
+    def wait_logged(self, text: str, seconds: float = 30, *, beyond: int = 0) -> None:
+        """Wait until the hub has logged a text more often than `beyond` times."""
+        self.wait(lambda: self.logged(text) > beyond, seconds, f"{text!r} in the log")
+
+    def server_log(self, server_job: int, person: str = "alice") -> str:
+        """What a job's server printed."""
+        return Path(f"~{person}/.local/state/qhub/server-{server_job}.log").expanduser().read_text()
+
+
+# ---- how a drill ends ---------------------------------------------------------------------------
+
+
+def assert_nothing_lost(drill: Drill, alive: Iterable[Server], seconds: float = 60) -> None:
+    """Every one of `alive` is ready in the hub, runs in Slurm, and answers through the proxy."""
+    for server in alive:
+
+        def well(server: Server = server) -> bool:
+            job_id = drill.job_id(server)
+            return bool(
+                drill.model(server).get("ready")
+                and drill.slurm.job_state(job_id) == "RUNNING"
+                and drill.ask(server).get("job") == job_id
+            )
+
+        drill.wait(well, seconds, f"{server} ready, running and answering")
+
+
+def assert_no_orphans(drill: Drill, seconds: float = 60) -> None:
+    """Every job of the hub belongs to a server that the hub holds for running or starting."""
+    drill.wait(
+        lambda: set(drill.jobs()) <= set(drill.owned().values()),
+        seconds,
+        f"jobs without an owner gone (jobs {drill.jobs()}, owned {drill.owned()})",
+    )
+
+
+def assert_settled(drill: Drill, alive: Collection[Server] = ()) -> None:
+    """`alive` and nothing else lives, in the hub and in Slurm."""
+    assert_nothing_lost(drill, alive)
+    assert_no_orphans(drill)
+    owned = drill.owned()
+    assert set(owned) == set(alive)
+    assert sorted(drill.jobs()) == sorted(owned.values())
+
+
+# ---- making them --------------------------------------------------------------------------------
+
+
+def make_drill(
+    slurm: SlurmSystem,
+    hub_id: str,
+    *,
+    transport: str = "command-line",
+    config: str = "",
+    environment: dict[str, str] | None = None,
+    start: bool = True,
+) -> Drill:
+    """Set up a hub with stand-in servers and faulty commands, and start it."""
+    folder = Path(slurm.run_folder)
+    program = folder / "stand_in.py"
+    if not program.exists():
+        shutil.copy(Path(stand_in.__file__), program)
+        program.chmod(0o755)
+    faults = FaultyCommands(folder / f"bin-{hub_id}")
+    hold = folder / f"hold-{hub_id}"
+    hub = SlurmHub(
+        slurm,
+        transport="rest" if transport == "rest" else "command-line",
+        profiles=PROFILES.format(stand_in=program, hold=hold),
+        config=f'c.SlurmBackend.hub_id = "{hub_id}"\n{config}',
+        slurm_bin=str(faults.folder),
+        environment=environment,
+    )
+    drill = Drill(slurm, hub, faults, hub_id, hold)
+    if start:
+        hub.start()
+        for person in PEOPLE:
+            hub.add_user(person)
+    return drill
+
+
+def clean(drill: Drill) -> None:
+    """Stop all servers of a drill's hub, and have no job of it left.
+
+    Raises:
+        AssertionError: Something cannot be stopped; the hub is then of no more use.
+    """
+    drill.faults.clear()
+    drill.hold.unlink(missing_ok=True)
+    for server in drill.owned():
+        drill.hub.stop_server(server.person, server.name)
+    drill.wait(lambda: not drill.owned() and not drill.jobs(), 60, "all servers stopped")
+
+
+def without_accounting(definition: Definition) -> Definition:
+    """The same cluster, keeping no accounting."""
+    settings = {
+        **definition.settings,
+        "AccountingStorageType": "accounting_storage/none",
+        "AccountingStorageEnforce": "none",
+    }
+    return replace(definition, settings=settings)
+
+
+@contextlib.contextmanager
+def down(slurm: SlurmSystem, *daemons: str) -> Iterator[None]:
+    """Daemons are stopped within the block, and serve again after it."""
+    for name in daemons:
+        slurm.stop_daemon(name)
+    try:
+        yield
+    finally:
+        for name in reversed(daemons):
+            slurm.start_daemon(name)
+
+
+@contextlib.contextmanager
+def opened(slurm: SlurmSystem) -> Iterator[None]:
+    """Within the block the partition "closed" runs jobs."""
+    slurm.run(["scontrol", "update", "partition=closed", "state=up"])
+    try:
+        yield
+    finally:
+        slurm.run(["scontrol", "update", "partition=closed", "state=down"])
