@@ -42,6 +42,18 @@ c.QHubSpawner.profiles = [
         "memory": "8 GiB",
         "walltime": "2h",
         "slurm": {"partition": "highmem", "account": "research"},
+        "options": {
+            "memory": {
+                "display_name": "Memory",
+                "choices": {
+                    "half": {"display_name": "Half a node", "overrides": {"memory": "8 GiB"}},
+                    "most": {"display_name": "Most of it", "overrides": {"memory": "15 GiB"}},
+                },
+                "free": {
+                    "sets": "memory", "minimum": "1 GiB", "maximum": "15 GiB", "example": "10 GiB",
+                },
+            },
+        },
     },
     {
         "slug": "gpu",

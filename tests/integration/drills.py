@@ -38,15 +38,15 @@ MANY = Definition(
 
 PROFILES = """
 c.Spawner.cmd = ["/usr/bin/python3", "-I", "{stand_in}"]
-def profile(slug, partition="many", variables=None, **more):
-    return {{"slug": slug, "display_name": slug, "cpu": 1, "memory": "64 MiB", "walltime": "1h",
-            "slurm": {{"partition": partition}}, "environment": {{"variables": variables or {{}}}},
-            **more}}
+def profile(slug, partition="many", variables=None, directives=(), memory="64 MiB"):
+    return {{"slug": slug, "display_name": slug, "cpu": 1, "memory": memory, "walltime": "1h",
+            "slurm": {{"partition": partition, "directives": list(directives)}},
+            "environment": {{"variables": variables or {{}}}}}}
 c.QHubSpawner.profiles = [
-    profile("many", default=True),
+    profile("many"),
     profile("closed", "closed"),
     profile("held", variables={{"STAND_IN_HOLD": "{hold}"}}),
-    profile("short", walltime="1m"),
+    profile("fragile", directives=["--no-requeue"]),
     profile("lab", memory="600 MiB"),
 ]
 c.SlurmBackend.poll_rest = 3
@@ -128,8 +128,18 @@ class Drill:
         return int((state.get("qhub") or {}).get("job_id") or 0)
 
     def ended_words(self, server: Server) -> str:
-        """Why a server ended, as its person is told."""
-        return str((self.model(server).get("state") or {}).get("last_ended") or "")
+        """Why a server ended, or did not start, as its person is told."""
+        state = self.model(server).get("state") or {}
+        return str(state.get("last_ended") or state.get("last_failed") or "")
+
+    def wait_ended(self, server: Server, seconds: float = 30) -> str:
+        """Wait until the hub knows that a server ended by itself; returns why, in words."""
+        self.wait(
+            lambda: not self.model(server).get("ready") and not self.model(server).get("pending"),
+            seconds,
+            f"the end of {server}",
+        )
+        return self.ended_words(server)
 
     def progress_says(self, server: Server, text: str, seconds: float = 30) -> str:
         """Follow a start as its waiting page does, until an event holds a text; returns it."""
@@ -196,6 +206,20 @@ class Drill:
     def wait_logged(self, text: str, seconds: float = 30, *, beyond: int = 0) -> None:
         """Wait until the hub has logged a text more often than `beyond` times."""
         self.wait(lambda: self.logged(text) > beyond, seconds, f"{text!r} in the log")
+
+    def wait_polls(self) -> None:
+        """Wait until the hub has asked for the queue twice more, and so knows what is now."""
+        if self.hub.transport == "command-line":
+            asked = self.faults.calls("squeue")
+            self.wait(lambda: self.faults.calls("squeue") > asked + 2, 30, "polls")
+        else:
+            until = time.monotonic() + 7
+            self.wait(lambda: time.monotonic() > until, 10, "polls")
+
+    def run_again(self, job_id: int) -> None:
+        """Wait until a requeued job waits, and spare it the two minutes that Slurm would take."""
+        self.wait(lambda: self.slurm.job_state(job_id) == "PENDING", 30, "the job requeued")
+        self.slurm.run(["scontrol", "update", f"jobid={job_id}", "starttime=now"])
 
     def server_log(self, server_job: int, person: str = "alice") -> str:
         """What a job's server printed."""
@@ -268,9 +292,13 @@ def make_drill(
     )
     drill = Drill(slurm, hub, faults, hub_id, hold)
     if start:
-        hub.start()
-        for person in PEOPLE:
-            hub.add_user(person)
+        try:
+            hub.start()
+            for person in PEOPLE:
+                hub.add_user(person)
+        except BaseException:
+            hub.stop()
+            raise
     return drill
 
 

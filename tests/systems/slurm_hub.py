@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from .hub import HubSystem
+from .processes import SystemUnavailableError
 from .slurm import HUB_USER, SlurmSystem
 from .userenv import product_site, user_environment
 
@@ -104,14 +105,18 @@ class SlurmHub(HubSystem):
         environment = {"PYTHONPATH": str(site), "PATH": os.defpath}
 
         def qhub_spawner(*arguments: str) -> str:
-            code = "import sys; from qhub_spawner.commands import main; sys.exit(main(sys.argv[1:]))"
-            return subprocess.run(
+            code = "import sys; from qhub_spawner.commands import main; sys.exit(main())"
+            done = subprocess.run(
                 [str(bin_folder / "python"), "-c", code, *arguments],
                 env=environment,
-                check=True,
+                check=False,
                 capture_output=True,
                 text=True,
-            ).stdout
+            )
+            if done.returncode:
+                message = f"qhub-spawner {arguments[0]} failed: {done.stderr.strip()[-1500:]}"
+                raise SystemUnavailableError(message)
+            return done.stdout
 
         qhub_spawner("install-door", "--to", str(self.door))
         people = ",".join(self.slurm.users)

@@ -11,6 +11,7 @@ import asyncio
 import json
 import re
 import shutil
+import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -247,8 +248,11 @@ def main() -> None:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
         recorder = Recorder(slurm, fresh)
-        for table in ("tcp", "tcp6"):
-            recorder.keep(f"proc-net-{table}.txt", excerpt(Path(f"/proc/net/{table}").read_text()))
+        v6 = {"family": socket.AF_INET6}
+        with socket.create_server(("::1", 0), **v6), socket.create_server(("::", 0), **v6):
+            for table in ("tcp", "tcp6"):
+                text = excerpt(Path(f"/proc/net/{table}").read_text())
+                recorder.keep(f"proc-net-{table}.txt", text)
         asyncio.run(record(recorder))
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)

@@ -24,8 +24,10 @@ from qhub_spawner.slurm import script
 from qhub_spawner.slurm.commandline import CommandLine
 
 DOOR = "/usr/local/libexec/qhub-slurm-door"
-_SUDO_WORD = re.compile(r"[A-Za-z0-9_.%+\-]+")
-_PATH = re.compile(r"/[A-Za-z0-9_./+\-]*")
+_ACCOUNT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+_ALIAS = re.compile(r"[A-Z][A-Z0-9_]*")  # sudoers(5): ALL, and what a site may have defined
+# To sudo, a path that ends in a slash is every command of that folder.
+_PATH = re.compile(r"(/[A-Za-z0-9_+\-][A-Za-z0-9_.+\-]*)+")
 
 
 def sudoers(
@@ -44,16 +46,17 @@ def sudoers(
         ValueError: A value holds what sudoers(5) would read as something else.
     """
     people = runas.split(",")
-    for word in (hub_user, *people):
-        if _SUDO_WORD.fullmatch(word) is None:
-            msg = f"{word!r}: expected an account, or %group"
+    for word in (hub_user, *(word.removeprefix("%") for word in people)):
+        if _ACCOUNT.fullmatch(word) is None or _ALIAS.fullmatch(word) is not None:
+            msg = f"{word!r}: expected an account (people may be a group, written %group)"
             raise ValueError(msg)
-    if {"root", "ALL", "%root"} & set(people):
+    if {"root", "%root"} & set(people):
         msg = f"runas {runas!r} includes root; name the people, or a group of them such as %users"
         raise ValueError(msg)
-    for path in filter(None, (door, slurm_bin, slurm_conf)):
+    slurm_conf = slurm_conf or None
+    for path in (door, slurm_bin, *([slurm_conf] if slurm_conf else [])):
         if _PATH.fullmatch(path) is None:
-            msg = f"{path!r}: expected an absolute path of plain characters"
+            msg = f"{path!r}: expected the absolute path of one file, in plain characters"
             raise ValueError(msg)
     arguments = " ".join(CommandLine(slurm_bin=slurm_bin, slurm_conf=slurm_conf).door_arguments)
     command = f"{door} {arguments}".replace("=", "\\=")
@@ -61,7 +64,7 @@ def sudoers(
         "# qhub: the hub submits and cancels the servers of its people, as them.\n"
         "# The arguments are fixed; what to do comes on standard input and is checked there.\n"
         f"Defaults!{door} env_reset, !requiretty, !use_pty, umask=0022\n"
-        f"{hub_user} ALL=({', '.join(people)}) NOPASSWD: {command}\n"
+        f"{hub_user} ALL=({', '.join(people)}) NOPASSWD:NOSETENV: {command}\n"
     )
 
 

@@ -43,10 +43,11 @@ class ProfilesHandler(APIHandler):  # type: ignore[misc]  # jupyterhub has no ty
 class OwnProfilesHandler(ProfilesHandler):
     """``GET /api/qhub/profiles``: the same for the person whose token it is."""
 
-    @web.authenticated
     async def get(self) -> None:
         """Answer as for ``/api/users/:name`` with the asking person's name."""
         user = self.current_user
+        if user is None:  # tornado's own answer would be the login page
+            raise web.HTTPError(403, "this needs the token of a user")
         if not hasattr(user, "spawners"):
             raise web.HTTPError(403, "a service has no profiles: ask for a user's")
         await super().get(user.name)

@@ -60,7 +60,13 @@ def bind(host: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.bind((host, 0))
+    try:
+        bound.bind((host, 0))
+    except OSError as error:
+        bound.close()
+        raise SystemExit(
+            f"qhub: this node cannot listen at {host}: {error.strerror}; is c.QHubSpawner.ip right?"
+        ) from error
     bound.set_inheritable(True)
     return bound
 

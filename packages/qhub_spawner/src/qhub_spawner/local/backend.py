@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ipaddress
 import os
 import signal
+import socket
+import string
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
@@ -30,6 +33,7 @@ from qhub_spawner.launch import (
 from qhub_spawner.profiles import Profile
 
 _KILL_SECONDS = 5.0
+_LONGEST_NAME = 150  # a folder's name has at most 255 bytes
 
 
 class LocalBackend(LoggingConfigurable):
@@ -87,11 +91,7 @@ class LocalBackend(LoggingConfigurable):
         """Return the home of a person's server; made if it is one of ours."""
         if not self.home:
             return Path.home()
-        # a user name may hold anything but a slash; an encoded name never leaves the folder
-        safe = "".join(
-            char if char.isalnum() or char in "-_" else f"%{ord(char):02x}" for char in user
-        )
-        path = Path(self.home) / safe
+        path = Path(self.home) / _folder_name(user)
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return path
 
@@ -163,11 +163,7 @@ class LocalServer(BackendServer):
         if self.pid is None:
             msg = "no process of this server runs"
             raise AddressRefusedError(msg)
-        try:
-            here = ipaddress.ip_address(address.host).is_loopback
-        except ValueError:
-            here = address.host == "localhost"
-        if not here and address.host != self.owner.ip:
+        if not _is_here(address.host):
             msg = f"{ascii(address.host)[:64]} is not an address of the hub's own machine"
             raise AddressRefusedError(msg, status_code=400)
         moved = self.address is not None and self.address != address
@@ -267,6 +263,35 @@ class LocalServer(BackendServer):
             if state.get("address"):
                 self.address = ServerAddress(**state["address"])
                 self._addressed.set()
+
+
+def _folder_name(user: str) -> str:
+    """Encode a user name, which may hold anything, so that no two share a folder or leave theirs."""
+    plain = frozenset(string.ascii_letters + string.digits + "-_")
+    name = "".join(
+        char if char in plain else "".join(f"%{byte:02x}" for byte in char.encode("utf-8", "replace"))
+        for char in user
+    )
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[:_LONGEST_NAME]}%-{hashlib.sha256(user.encode('utf-8', 'replace')).hexdigest()}"
+
+
+def _is_here(host: str) -> bool:
+    """Whether `host` is an address of this machine."""
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        return False
+    if address.is_unspecified or address.is_multicast:
+        return False
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET  # noqa: PLR2004
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((str(address), 0))
+        except OSError:
+            return False
+    return True
 
 
 def _born(pid: int) -> str | None:

@@ -16,12 +16,18 @@ from qhub_spawner.errors import ValueRefusedError
 from qhub_spawner.free_values import accepted_words, overrides_of
 from qhub_spawner.page.live import NOTHING_KNOWN, clock, count, iso, live_figures
 from qhub_spawner.profiles import Choice, FreeValue, Gpu, Option, Profile
+from qhub_spawner.quantities import Cpu, Duration, Memory
 
 __all__ = ["profiles_model"]
 
 _KEPT_PROFILES = 4096
 _KEPT_VARIANTS = 16
 _NUMBERS = {"cpu": "cpu_millicores", "memory": "memory_bytes", "walltime": "walltime_seconds"}
+_QUANTITIES: Mapping[str, type[Cpu | Memory | Duration]] = {
+    "cpu": Cpu,
+    "memory": Memory,
+    "walltime": Duration,
+}
 _FREE_FACTS = {
     "cpu": ("cpu", "{} cores"),
     "memory": ("memory", "{} memory"),
@@ -244,10 +250,17 @@ def _free(free: FreeValue) -> dict[str, Any]:
         "message": free.message,
         "example": free.example,
         "sets": free.sets,
-        "minimum": free.minimum,
-        "maximum": free.maximum,
+        "minimum": _bound(free, free.minimum),
+        "maximum": _bound(free, free.maximum),
         "words": {"accepted": _accepted(free), "fact": fact, "says": words},
     }
+
+
+def _bound(free: FreeValue, bound: str | None) -> str | None:
+    """Write a bound as the page writes quantities, however the configuration does."""
+    if bound is None or free.sets not in _QUANTITIES:
+        return bound
+    return str(_QUANTITIES[free.sets].parse(bound))
 
 
 def _accepted(free: FreeValue) -> str:
@@ -255,7 +268,8 @@ def _accepted(free: FreeValue) -> str:
     if free.message or free.sets not in _AMOUNTS:
         return accepted_words(free)
     kind, example = _AMOUNTS[free.sets]
-    bounds = [("from ", free.minimum), ("up to " if free.minimum is None else "to ", free.maximum)]
+    least, most = _bound(free, free.minimum), _bound(free, free.maximum)
+    bounds = [("from ", least), ("up to " if least is None else "to ", most)]
     words = " ".join([kind, *(word + bound for word, bound in bounds if bound is not None)])
     return f"{words}, e.g. {free.example or example}"
 

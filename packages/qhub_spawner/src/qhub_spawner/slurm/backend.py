@@ -158,15 +158,15 @@ class SlurmBackend(LoggingConfigurable):
         the rest is room for clocks that differ.
         """,
     )
-    clusters = List(
-        Unicode(),
-        default_value=[],
+    cluster = Unicode(
+        "",
         config=True,
         help="""
-        The clusters to ask about, when profiles name several with `slurm.cluster`; needs
-        slurmdbd. Default: empty, the cluster of slurm.conf.
+        The cluster to ask, where slurmdbd knows several; profiles may name it as `slurm.cluster`.
+        One hub asks one cluster, for job ids are unique only there. Default: empty, the cluster
+        of slurm.conf.
 
-        Example: ``c.SlurmBackend.clusters = ["alpha", "beta"]``
+        Example: ``c.SlurmBackend.cluster = "alpha"``
         """,
     )
     poll_rest = Float(
@@ -279,7 +279,6 @@ class SlurmBackend(LoggingConfigurable):
         return list(proposal.value)
 
     def _make_door(self) -> Door:
-        clusters = tuple(self.clusters) or (None,)
         if self.transport == "rest":
             service = RestService(
                 url=self.rest_url,
@@ -297,7 +296,7 @@ class SlurmBackend(LoggingConfigurable):
             sudo=tuple(self.sudo),
             timeout_seconds=self.command_timeout,
         )
-        return CommandLineDoor(how, clusters)
+        return CommandLineDoor(how, (self.cluster or None,))
 
     # ---- Backend ----
 
@@ -323,8 +322,8 @@ class SlurmBackend(LoggingConfigurable):
         for index, profile in enumerate(profiles):
             cluster = profile.slurm.cluster if profile.slurm else None
             where = f"profiles[{index}] ({profile.slug})"
-            if cluster is not None and cluster not in self.clusters:
-                accepted = ", ".join(self.clusters) or "none: set c.SlurmBackend.clusters"
+            if cluster is not None and cluster != self.cluster:
+                accepted = self.cluster or "none: set c.SlurmBackend.cluster"
                 problems.append(
                     Problem(f"{where}.slurm.cluster", cluster, "the hub does not ask it", accepted)
                 )
@@ -350,12 +349,17 @@ class SlurmBackend(LoggingConfigurable):
         """See `Backend.availability`."""
         return await self.views.look(profiles, partial(self._estimate, user))
 
+    def options(self, profile: Profile, defaults: script.Defaults) -> dict[str, str | None]:
+        """Return the sbatch options of `profile`, on the hub's cluster."""
+        cluster = {"clusters": self.cluster} if self.cluster else {}
+        return {**cluster, **script.options_of(profile, defaults)}
+
     async def _estimate(self, user: str, profile: Profile) -> datetime | None:
         """Ask Slurm when `profile` would start, in the name of the person who looks at it."""
         submission = script.Submission(
             name=f"qhub-{self.hub_id}-{'0' * 16}",
             comment="",
-            options=script.options_of(profile, script.Defaults()),
+            options=self.options(profile, script.Defaults()),
             script="#!/bin/sh\n",
             environment={},
         )

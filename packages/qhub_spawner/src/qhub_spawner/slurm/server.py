@@ -80,7 +80,7 @@ class SlurmServer(BackendServer):
         submission = script.Submission(
             name=name,
             comment=script.comment(self.backend.hub_id, self.user, launch.server_name, spawn_id),
-            options=script.options_of(profile, defaults),
+            options=self.backend.options(profile, defaults),
             script=script.batch_script(profile, launch.argv, defaults),
             environment=launch.environment,
         )
