@@ -32,7 +32,7 @@ from .rivals import StockHub
 USERS = ("alice", "bob")
 HUB_ID = "bench"
 RATIO_GOAL, CALLS_GOAL, CPU_GOAL, QUERIES_GOAL = 1 / 100, 1 / 100, 1 / 20, 20
-START_SECONDS = 900
+START_SECONDS = 300
 POSTS_AT_ONCE = 8
 
 # The same for both: people are known, starting does not block the request, and nothing gives up
@@ -46,8 +46,9 @@ c.SlurmSpawner.start_timeout = 7 * 24 * 3600
 """
 _OURS = """
 c.SlurmBackend.hub_id = "bench"
+c.SlurmBackend.startup_timeout = 3600
 c.QHubSpawner.profiles = [
-    {"slug": name, "display_name": name, "cpu": 1, "memory": "10 MiB", "walltime": "8h",
+    {"slug": name, "display_name": name, "cpu": 1, "memory": "10 MiB", "walltime": "1h",
      "slurm": {"partition": name}} for name in ("busy", "big")
 ]
 c.Spawner.cmd = ["sleep", "infinity"]

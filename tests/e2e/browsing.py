@@ -1,10 +1,10 @@
-"""A person at a browser: Debian's Chromium, driven by Playwright, and what a person does on our page."""
+"""A person at a browser: Debian's Chromium, driven by Playwright, and what they do on our page."""
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,12 @@ ARGUMENTS = (
     "--disable-sync",
 )
 DEADLINE_SECONDS = 60
+DESK = {"viewport": {"width": 1280, "height": 900}}
+PHONE = {"viewport": {"width": 375, "height": 800}, "has_touch": True, "is_mobile": True}
+
+Visit = Callable[..., Page]
+"""The fixture `visit`: open the hub as somebody, `visit(name, path, **context options)`."""
+
 _NOTE_EVENTS = """
 const Source = window.EventSource;
 window.EventSource = class extends Source {
@@ -134,7 +140,9 @@ def listen(page: Page) -> None:
 
 def heard(page: Page) -> list[dict[str, Any]]:
     """What has been noted since `listen`; it outlives the page, in its tab."""
-    return list(page.evaluate("JSON.parse(sessionStorage.events).map((event) => JSON.parse(event))"))
+    return list(
+        page.evaluate("JSON.parse(sessionStorage.events).map((event) => JSON.parse(event))")
+    )
 
 
 def messages(page: Page) -> Locator:

@@ -14,7 +14,6 @@ from tests.systems.processes import SystemUnavailableError, wait_until
 from tests.systems.slurm_hub import SlurmHub
 
 PEOPLE = ("alice", "bob")
-Visit = Callable[..., Page]
 
 
 @pytest.fixture(scope="session")
@@ -68,14 +67,14 @@ def cookies() -> dict[str, Any]:
 
 
 @pytest.fixture
-def visit(hub: SlurmHub, browser: Browser, cookies: dict[str, Any]) -> Iterator[Visit]:
+def visit(hub: SlurmHub, browser: Browser, cookies: dict[str, Any]) -> Iterator[browsing.Visit]:
     """Open the hub as a person who has logged in; no script of a hub's page may fail."""
     contexts: list[BrowserContext] = []
     faults: list[str] = []
 
     def open_page(name: str, path: str = "hub/spawn", **options: Any) -> Page:
         def context(**more: Any) -> BrowserContext:
-            made = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **more})
+            made = browser.new_context(**{**browsing.DESK, **more})
             made.set_default_timeout(browsing.DEADLINE_SECONDS * 1000)
             contexts.append(made)
             return made
@@ -99,14 +98,24 @@ def visit(hub: SlurmHub, browser: Browser, cookies: dict[str, Any]) -> Iterator[
 
 
 @pytest.fixture
-def sleepers(hub: SlurmHub) -> Callable[[int], list[int]]:
-    """Fill the partition general with jobs of bob that take a whole node for 25 minutes each."""
+def sleepers(hub: SlurmHub) -> Callable[..., list[int]]:
+    """Fill the partition general with jobs of bob that take a whole node for 25 minutes each.
 
-    def submit(count: int) -> list[int]:
+    With `seen=False` the hub need not have noticed yet.
+    """
+
+    def submit(count: int, *, seen: bool = True) -> list[int]:
         wanted = ("--partition=general", "--exclusive", "--time=25", "--mem=100M")
         jobs = [hub.slurm.sbatch("bob", "sleep 1500", *wanted) for _ in range(count)]
         for job in jobs[:2]:  # there are two nodes
             wait_until(lambda job=job: hub.slurm.job_state(job) == "RUNNING", 60, f"job {job}")
+        if seen:
+            wait_until(
+                lambda: site.availability(hub, "general")["nodes_idle"] == 0,
+                browsing.DEADLINE_SECONDS,
+                "the figures of a full partition",
+                poll_seconds=0.2,
+            )
         return jobs
 
     return submit

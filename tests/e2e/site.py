@@ -1,5 +1,11 @@
 """The site that the end-to-end tests look at: profiles as an administrator would write them."""
 
+from __future__ import annotations
+
+from typing import Any
+
+from tests.systems.slurm_hub import SlurmHub
+
 PROFILES = """
 c.QHubSpawner.profiles = [
     {
@@ -121,3 +127,11 @@ c.SlurmBackend.view_interval = 1
 c.SlurmBackend.poll_rest = 3
 c.SlurmBackend.poll_starting = 0.5
 """
+
+
+def availability(hub: SlurmHub, slug: str) -> dict[str, Any]:
+    """What the hub says is free for a profile, to alice."""
+    profiles = hub.api("GET", "users/alice/qhub/profiles").json["profiles"]
+    (found,) = (one["availability"] for one in profiles if one["slug"] == slug)
+    figures: dict[str, Any] = found
+    return figures

@@ -1,4 +1,4 @@
-"""axe-core finds nothing in what we show: the options page in all its states, and the waiting page."""
+"""axe-core finds nothing in what we show: the options page in all its states, the waiting page."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.e2e import browsing
-from tests.e2e.conftest import Visit
-from tests.e2e.test_page import PHONE
 from tests.systems.processes import wait_until
 from tests.systems.slurm_hub import SlurmHub
 
-# Of the hub's own templates, which we do not replace: a page without <main>, so that nothing is in a
-# landmark; the Start button, white on JupyterHub's orange.
+# Of the hub's own templates, which we do not replace: a page without <main>, so that nothing is in
+# a landmark; the Start button, white on JupyterHub's orange.
 HUBS_RULES = {"landmark-one-main", "region"}
 HUBS_ELEMENTS = ("btn-jupyter",)
 # Its waiting page has no heading, and a progress bar without a name.
@@ -46,23 +44,21 @@ def _violations(page: Page, hubs_rules: Collection[str] = ()) -> list[str]:
     ("options", "query"),
     [
         pytest.param({}, "profile=general&options.time=3h", id="light"),
-        pytest.param(
-            {"color_scheme": "dark"}, "profile=general&options.time=3h", id="dark"
-        ),
-        pytest.param(PHONE, "profile=gpu", id="phone"),
-        pytest.param({**PHONE, "color_scheme": "dark"}, "profile=gpu", id="phone-dark"),
+        pytest.param({"color_scheme": "dark"}, "profile=general&options.time=3h", id="dark"),
+        pytest.param(browsing.PHONE, "profile=gpu", id="phone"),
+        pytest.param({**browsing.PHONE, "color_scheme": "dark"}, "profile=gpu", id="phone-dark"),
         pytest.param({}, "profile=gpux", id="error"),
         pytest.param({"color_scheme": "dark"}, "profile=long", id="error-dark"),
     ],
 )
-def test_the_options_page(visit: Visit, options: Any, query: str) -> None:
+def test_the_options_page(visit: browsing.Visit, options: Any, query: str) -> None:
     """The options page has no violation, in light and dark, on a phone, with an error."""
     page = visit("alice", f"hub/spawn?{query}", **options)
     expect(page.locator(".qhub-card").first).to_be_visible()
     assert _violations(page) == []
 
 
-def test_the_options_page_of_a_full_cluster(visit: Visit, sleepers: Any) -> None:
+def test_the_options_page_of_a_full_cluster(visit: browsing.Visit, sleepers: Any) -> None:
     """Nor has it where profiles start later, in light and dark."""
     sleepers(2)
     for scheme in ("light", "dark"):
@@ -71,7 +67,7 @@ def test_the_options_page_of_a_full_cluster(visit: Visit, sleepers: Any) -> None
         assert _violations(page) == []
 
 
-def test_the_waiting_page(hub: SlurmHub, visit: Visit, sleepers: Any) -> None:
+def test_the_waiting_page(hub: SlurmHub, visit: browsing.Visit, sleepers: Any) -> None:
     """The hub's waiting page, with our messages, has no violation."""
     sleepers(2)
     page = visit("alice", "hub/spawn?profile=general")

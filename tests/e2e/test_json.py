@@ -11,7 +11,6 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.e2e import browsing
-from tests.e2e.conftest import Visit
 from tests.systems.processes import wait_until
 from tests.systems.slurm_hub import SlurmHub
 
@@ -69,7 +68,7 @@ def _from_json(model: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ["alice", "bob"])
-def test_it_says_what_the_page_says(hub: SlurmHub, visit: Visit, name: str) -> None:
+def test_it_says_what_the_page_says(hub: SlurmHub, visit: browsing.Visit, name: str) -> None:
     """A person's own token gets exactly what they see on the page."""
     page = visit(name, "hub/spawn?profile=general&options.size=small&options.time=hour")
     token = hub.user_token(name)

@@ -30,8 +30,8 @@ def _run_code(page: Page, code: str) -> str:
 def test_a_person_logs_in_chooses_works_and_stops(
     hub: SlurmHub, browser: Browser, visit: browsing.Visit
 ) -> None:
-    """Logged in, a person chooses, is told what happens, works as themselves in a job, and stops."""
-    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    """A person logs in, chooses, is told what happens, works as themselves in a job, and stops."""
+    page = browser.new_context(**browsing.DESK).new_page()
     page.set_default_timeout(browsing.DEADLINE_SECONDS * 1000)
     browsing.sign_in(page, hub.url, "alice")
 
@@ -64,7 +64,9 @@ def test_a_person_logs_in_chooses_works_and_stops(
     events = browsing.heard(page)
     said = [event["message"] for event in events]
     assert all(said)
-    assert any(re.search(rf"Job {job} runs on cn0[12]; the server is starting", one) for one in said)
+    assert any(
+        re.search(rf"Job {job} runs on cn0[12]; the server is starting", one) for one in said
+    )
     percents = [event["progress"] for event in events]
     assert percents == sorted(percents)
 
@@ -76,10 +78,12 @@ def test_a_person_logs_in_chooses_works_and_stops(
     assert _run_code(page, CODE) == f"alice {job} 42"
 
     admin = visit("admin", "hub/admin")
-    row = admin.locator("tr.user-row", has_text="alice")
+    row = admin.get_by_test_id("user-row-alice")
     expect(row).to_contain_text("general")
     row.get_by_test_id("alice-collapse-button").click()
-    details = admin.locator("#alice-collapse, .admin-table-head, tr").filter(has_text="user_options")
+    details = admin.locator("#alice-collapse, .admin-table-head, tr").filter(
+        has_text="user_options"
+    )
     expect(details.filter(has_text="size").filter(has_text="large").first).to_be_visible()
 
     page.goto(f"{hub.url}hub/home")

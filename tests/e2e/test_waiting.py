@@ -1,4 +1,4 @@
-"""A full cluster: what the page promises, what a person who waits is told, and that it comes true."""
+"""A full cluster: what the page promises, what a person is told who waits, and how it ends."""
 
 from __future__ import annotations
 
@@ -8,25 +8,18 @@ from typing import Any
 
 from playwright.sync_api import expect
 
-from tests.e2e import browsing
-from tests.e2e.conftest import Visit
+from tests.e2e import browsing, site
 from tests.systems.processes import wait_until
 from tests.systems.slurm_hub import SlurmHub
 
 
-def _start_of(hub: SlurmHub, slug: str) -> dict[str, Any]:
-    """When the hub says that a profile would start for alice."""
-    profiles = hub.api("GET", "users/alice/qhub/profiles").json["profiles"]
-    (profile,) = (one for one in profiles if one["slug"] == slug)
-    start: dict[str, Any] = profile["availability"]["start"]
-    return start
-
-
-def test_a_person_waits_for_a_full_partition(hub: SlurmHub, visit: Visit, sleepers: Any) -> None:
+def test_a_person_waits_for_a_full_partition(
+    hub: SlurmHub, visit: browsing.Visit, sleepers: Any
+) -> None:
     """Slurm's estimate before, place and estimate while waiting; then it starts by itself."""
     *running, waiting = sleepers(3)
     wait_until(
-        lambda: _start_of(hub, "general")["source"] == "slurm",
+        lambda: site.availability(hub, "general")["start"]["source"] == "slurm",
         browsing.DEADLINE_SECONDS,
         "Slurm's own estimate",
         poll_seconds=0.5,
@@ -43,7 +36,7 @@ def test_a_person_waits_for_a_full_partition(hub: SlurmHub, visit: Visit, sleepe
     told = hub.slurm.run(request, "alice", "#!/bin/sh\n").stderr
     found = re.search(r"to start at (\S+)", told)
     assert found is not None, told
-    promised = datetime.fromisoformat(_start_of(hub, "general")["at"])
+    promised = datetime.fromisoformat(site.availability(hub, "general")["start"]["at"])
     assert abs(datetime.fromisoformat(found[1]).astimezone() - promised) < timedelta(minutes=2)
 
     browsing.listen(page)
@@ -74,7 +67,7 @@ def test_a_person_waits_for_a_full_partition(hub: SlurmHub, visit: Visit, sleepe
     assert len(said) == len(set(said))
 
 
-def test_a_person_gives_up_waiting(hub: SlurmHub, visit: Visit, sleepers: Any) -> None:
+def test_a_person_gives_up_waiting(hub: SlurmHub, visit: browsing.Visit, sleepers: Any) -> None:
     """The waiting page's own button takes the job out of the queue."""
     sleepers(2)
     page = visit("alice", "hub/spawn?profile=general")

@@ -47,6 +47,7 @@ c.QHubSpawner.profiles = [
     profile("closed", "closed"),
     profile("held", variables={{"STAND_IN_HOLD": "{hold}"}}),
     profile("fragile", directives=["--no-requeue"]),
+    profile("barred", "highmem"),
     profile("lab", memory="600 MiB"),
 ]
 c.SlurmBackend.poll_rest = 3
@@ -217,9 +218,16 @@ class Drill:
             self.wait(lambda: time.monotonic() > until, 10, "polls")
 
     def run_again(self, job_id: int) -> None:
-        """Wait until a requeued job waits, and spare it the two minutes that Slurm would take."""
-        self.wait(lambda: self.slurm.job_state(job_id) == "PENDING", 30, "the job requeued")
-        self.slurm.run(["scontrol", "update", f"jobid={job_id}", "starttime=now"])
+        """Wait until a requeued job runs, spared the two minutes that Slurm would have it wait."""
+        update = ["scontrol", "update", f"jobid={job_id}", "starttime=now"]
+
+        def runs() -> bool:
+            state = self.slurm.job_state(job_id)
+            if state == "PENDING":
+                self.slurm.run(update, check=False)  # it may begin just now
+            return state == "RUNNING"
+
+        wait_until(runs, 40, "the requeued job running", poll_seconds=1)
 
     def server_log(self, server_job: int, person: str = "alice") -> str:
         """What a job's server printed."""

@@ -1,10 +1,15 @@
-"""Slurm's commands with faults that a test switches on: a folder for `SlurmBackend.slurm_bin`.
+"""Faults that a test switches on between a hub and Slurm.
 
-Each command is a script that becomes the real one unless its control file names a fault.
+For the command line a folder of scripts (`SlurmBackend.slurm_bin`), each of which becomes the real
+command unless its control file names a fault; for slurmrestd a proxy before it.
 """
 
 from __future__ import annotations
 
+import threading
+import urllib.error
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 REAL = Path("/usr/bin")
@@ -73,3 +78,81 @@ class FaultyCommands:
     def calls(self, command: str) -> int:
         """How often a command has been run."""
         return (self._control / f"{command}.calls").stat().st_size
+
+
+class FaultyRest:
+    """Stands before slurmrestd, and spoils what a test says.
+
+    Faults of ``GET …/jobs``: ``half`` (cut in the middle), ``garbage``, ``empty`` (an object
+    without jobs), ``error`` (HTTP 500). Of ``POST …/job/submit``: ``reply-lost`` (the connection
+    closes after Slurm took the job).
+
+    Attributes:
+        fault: What is spoilt now; "" passes everything on.
+        spoilt: How often.
+        submissions: How many jobs were submitted through it.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Pass requests on to `url`; listens on loopback at once."""
+        self.fault = ""
+        self.spoilt = 0
+        self.submissions = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                outer.pass_on(self, b"")
+
+            def do_POST(self) -> None:
+                outer.pass_on(self, self.rfile.read(int(self.headers["Content-Length"])))
+
+            do_DELETE = do_GET
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                """Say nothing of each request."""
+
+        self._behind = url
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def pass_on(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        """Ask slurmrestd, and answer what the fault makes of its answer."""
+        request = urllib.request.Request(
+            self._behind + handler.path, data=body or None, method=handler.command
+        )
+        for name, value in handler.headers.items():
+            if name.lower() not in {"host", "content-length", "connection"}:
+                request.add_header(name, value)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                status, text = answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            status, text = error.code, error.read()
+        submits = handler.path.endswith("/job/submit")
+        self.submissions += submits
+        if self.fault == "reply-lost" and submits:
+            self.spoilt += 1
+            handler.close_connection = True
+            return
+        if handler.path.endswith("/jobs") and self.fault in {"half", "garbage", "empty", "error"}:
+            self.spoilt += 1
+            spoils = {"half": text[: len(text) // 2], "garbage": b"\x00{]", "empty": b"{}"}
+            text = spoils.get(self.fault, b"")
+            status = 500 if self.fault == "error" else status
+        handler.send_response(status)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(text)))
+        handler.end_headers()
+        handler.wfile.write(text)
+
+    def close(self) -> None:
+        """Listen no longer."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)

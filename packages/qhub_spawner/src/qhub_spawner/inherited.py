@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from qhub_spawner.errors import ConfigurationError
+from qhub_spawner.slurm.backend import refused
 from qhub_spawner.slurm.script import Defaults
 
 # Traits of batchspawner that decide what qhub does by itself: setting them has no effect.
@@ -17,9 +19,12 @@ REPLACED_TRAITS = (
     "exec_prefix",
     "startup_poll_interval",
     "req_srun",
+    "req_host",
     "req_keepvars",
+    "req_keepvars_extra",
     "state_pending_re",
     "state_running_re",
+    "state_unknown_re",
     "state_exechost_re",
 )
 _SECTIONS = ("BatchSpawnerBase", "BatchSpawnerRegexStates", "SlurmSpawner", "QHubSpawner")
@@ -36,6 +41,17 @@ def warn_of_replaced(spawner: Any) -> None:
                     section,
                     name,
                 )
+
+
+def check(spawner: Any) -> None:
+    """Refuse what of the configured traits could never be submitted.
+
+    Raises:
+        ConfigurationError: Names each option of ``req_options`` that is not taken.
+    """
+    problems = refused("c.SlurmSpawner.req_options", defaults(spawner).directives)
+    if problems:
+        raise ConfigurationError(problems)
 
 
 def defaults(spawner: Any) -> Defaults:

@@ -42,7 +42,7 @@ class HubRuntime(LoggingConfigurable):
         self.recorded: Callable[[], set[str]] = set
         self._backends: dict[str, Backend] = {}
         self._catalogue: Catalogue | None = None
-        self._catalogue_stamp: object = None
+        self._catalogue_stamp: tuple[int, int, int] | None = None
         self._opening: list[asyncio.Task[None]] = []
 
     # ---- profiles ----
@@ -53,6 +53,9 @@ class HubRuntime(LoggingConfigurable):
         Raises:
             ConfigurationError: Names every problem.
         """
+        if isinstance(self.source, (str, Path)):
+            # before it is read: what changes from here on is taken up
+            self._catalogue_stamp = _stamp(Path(self.source))
         if not callable(self.source):
             self._take(load(self.source))
 
@@ -88,14 +91,8 @@ class HubRuntime(LoggingConfigurable):
 
     def _reread(self, path: Path) -> None:
         """Take up a changed file; a faulty one is reported, and the last good one stays."""
-        try:
-            status = path.stat()
-        except OSError:
-            return
-        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-        if self._catalogue_stamp is None:
-            self._catalogue_stamp = stamp
-        elif stamp != self._catalogue_stamp:
+        stamp = _stamp(path)
+        if stamp is not None and stamp != self._catalogue_stamp:
             self._catalogue_stamp = stamp
             try:
                 self._take(load(self.source))
@@ -181,6 +178,15 @@ class HubRuntime(LoggingConfigurable):
         for name, profiles in by_backend.items():
             found.update(await self.backend(name).availability(tuple(profiles), account))
         return found
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes with a file; ``None`` while it cannot be looked at."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def attach(app: Any, spawner_class: Any) -> HubRuntime:

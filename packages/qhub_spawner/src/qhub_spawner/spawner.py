@@ -136,8 +136,13 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
             raise _said(msg, reason="configuration", status_code=503) from error
 
     def warn_of_replaced_traits(self) -> None:
-        """Say which configured traits of batchspawner have no effect any more."""
+        """Say which configured traits of batchspawner have no effect any more.
+
+        Raises:
+            ConfigurationError: One that has an effect holds what could never be submitted.
+        """
         inherited.warn_of_replaced(self)
+        inherited.check(self)
 
     # ---- the options page ----
 

@@ -7,7 +7,7 @@ import hashlib
 import ipaddress
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar
@@ -328,7 +328,7 @@ class SlurmBackend(LoggingConfigurable):
                     Problem(f"{where}.slurm.cluster", cluster, "the hub does not ask it", accepted)
                 )
             directives = profile.slurm.directives if profile.slurm else ()
-            problems += [_owned(f"{where}.slurm.directives", one) for one in refused(directives)]
+            problems += refused(f"{where}.slurm.directives", directives)
             if self.transport == "rest":
                 unknown = unsupported_options(script.options_of(profile, script.Defaults()))
                 problems += [
@@ -397,16 +397,17 @@ class SlurmBackend(LoggingConfigurable):
 _OWNED_OPTIONS = frozenset({"job-name", "comment"})
 
 
-def refused(directives: tuple[str, ...]) -> list[str]:
-    """Return those sbatch options that a profile cannot set."""
+def refused(where: str, directives: Iterable[str]) -> list[Problem]:
+    """Return a problem for each sbatch option that a configuration cannot set."""
     allowed = OPTIONS - _OWNED_OPTIONS
-    return [one for one in directives if one.removeprefix("--").partition("=")[0] not in allowed]
-
-
-def _owned(where: str, directive: str) -> Problem:
-    return Problem(
-        where,
-        directive,
-        "this option is qhub's own, or names a file, a program or an account",
-        f"one of: {', '.join(sorted(OPTIONS - _OWNED_OPTIONS))}",
-    )
+    return [
+        Problem(
+            where,
+            directive,
+            "this option is qhub's own, or names a file, a program or an account",
+            f"one of: {', '.join(f'--{name}' for name in sorted(allowed))}",
+        )
+        for directive in directives
+        if not directive.startswith("--")
+        or directive.removeprefix("--").partition("=")[0] not in allowed
+    ]

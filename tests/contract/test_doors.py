@@ -1,0 +1,312 @@
+"""The contract of doors: one body, on the real Slurm by both transports, and on the fake."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from qhub_spawner.errors import (
+    SlurmError,
+    SlurmRejectedError,
+    SlurmUnavailableError,
+    SubmitUnknownError,
+)
+from qhub_spawner.quantities import Duration
+from qhub_spawner.slurm.jobs import Job, JobState
+from qhub_spawner.slurm.script import Submission
+from tests.contract import doors
+from tests.contract.doors import Cluster
+
+SLEEP = 'echo started >>"$OUT"; sleep 300'
+# like the batch script of a server: the shell passes the signal on, and takes its child's status
+PASSES_TERM_ON = """
+(trap 'echo child got TERM >>"$OUT"; exit 7' TERM; echo ready >>"$OUT"; sleep 300 & wait) &
+child=$!
+trap 'echo shell got TERM >>"$OUT"; kill -TERM "$child"' TERM
+wait "$child"; wait "$child"; exit $?
+"""
+
+
+@pytest.fixture(params=["fake", "command-line", "rest"])
+async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
+    """Each door in turn."""
+    if request.param == "fake":
+        made = doors.fake_cluster()
+    else:
+        made = doors.real_cluster(request.getfixturevalue("slurm"), request.param)
+    yield made
+    if made.real:
+        slurm = request.getfixturevalue("slurm")
+        slurm.run(["scancel", "--user=alice"])
+        slurm.run(["scancel", "--user=bob"])
+    await doors.close(made)
+
+
+class TestQuestions:
+    """What the hub asks for itself."""
+
+    async def test_queue(self, cluster: Cluster) -> None:
+        """A job stands there with everything the hub needs of it."""
+        before = datetime.now(UTC) - timedelta(seconds=2)
+        submission = cluster.submission(SLEEP)
+        job_id = await cluster.door.submit("alice", submission)
+        queue = await cluster.door.queue()
+        job = queue.by_name[submission.name]
+        assert (job.job_id, job.user, job.partition) == (job_id, "alice", "general")
+        assert queue.taken >= before
+        job = await cluster.running(job_id)
+        assert (job.nodes, job.cpus, job.walltime_seconds) == (1, 1, 600)
+        assert job.node_list == job.batch_host == "cn01"
+        assert job.submitted is not None
+        assert job.submitted >= before
+        assert job.start is not None
+        assert job.end is not None
+        assert (job.end - job.start).total_seconds() == 600
+
+    async def test_machines(self, cluster: Cluster) -> None:
+        """Every node of every partition, its GPUs and the partition's limits."""
+        machines = await cluster.door.machines()
+        assert machines.default_partition == "general"
+        nodes = {node.name: node for node in machines.nodes}
+        assert {name: node.partition for name, node in nodes.items()} == {
+            "cn01": "general",
+            "cn02": "general",
+            "hm01": "highmem",
+            "gpu01": "gpu",
+        }
+        assert nodes["gpu01"].gpus == {"a100": 2}
+        assert nodes["gpu01"].partition_walltime_seconds == 2 * 3600
+        assert nodes["cn01"].address == "127.0.0.1"
+        assert nodes["cn01"].memory_mebibytes == 4000
+        assert nodes["cn01"].features == {"general"}
+        assert nodes["cn01"].up
+
+    async def test_limits(self, cluster: Cluster) -> None:
+        """What accounting records of people."""
+        limits = await cluster.door.limits()
+        assert limits["alice"].accounts == {"research", "physics"}
+        assert limits["alice"].qos == {"normal", "gpu", "short", "single"}
+        assert limits["bob"].max_walltime == Duration(2 * 3600)
+        assert "nobody" not in limits
+
+    async def test_endings(self, cluster: Cluster) -> None:
+        """How jobs ended; those that run are not over, and those that never were are missing."""
+        scripts = {"failed": "exit 3", "killed": "kill -9 $$", "done": "true", "runs": SLEEP}
+        ids = {
+            kind: await cluster.door.submit("alice", cluster.submission(script))
+            for kind, script in scripts.items()
+        }
+        for kind in ("failed", "killed", "done"):
+            await cluster.ended(ids[kind])
+        await cluster.running(ids["runs"])
+
+        async def all_known() -> Any:
+            found = await cluster.door.endings([*ids.values(), 4_294_000_000])
+            return found if ids["runs"] in found else None
+
+        endings = await doors.until(all_known, "accounting's knowledge of the running job")
+        assert set(endings) == set(ids.values())
+        failed = endings[ids["failed"]]
+        assert (failed.state, failed.exit_status) == (JobState.FAILED, 3)
+        assert endings[ids["killed"]].exit_signal == 9
+        assert endings[ids["done"]].state is JobState.COMPLETED
+        assert endings[ids["done"]].ended is not None
+        assert not endings[ids["runs"]].state.over
+
+    async def test_gone(self, cluster: Cluster) -> None:
+        """Only a job that the controller does not know is gone."""
+        submission = cluster.submission(SLEEP)
+        job_id = await cluster.door.submit("alice", submission)
+        assert not await cluster.door.gone(Job(job_id, JobState.UNKNOWN, submission.name, "alice"))
+        assert await cluster.door.gone(Job(job_id, JobState.UNKNOWN, "qhub-x-other", "alice"))
+        unknown = Job(4_294_000_000, JobState.UNKNOWN, submission.name, "alice")
+        assert await cluster.door.gone(unknown)
+
+    async def test_estimate(self, cluster: Cluster) -> None:
+        """Slurm's own estimate, where the transport can ask; nothing is submitted."""
+        submission = cluster.submission(SLEEP)
+        found = await cluster.door.estimate("alice", submission)
+        if found is not None:
+            assert abs(found - datetime.now(UTC)) < timedelta(hours=2)
+            with pytest.raises(SlurmRejectedError):
+                await cluster.door.estimate("alice", cluster.submission(SLEEP, {"account": "nope"}))
+        assert submission.name not in (await cluster.door.queue()).by_name
+
+
+class TestSubmit:
+    """A job, as the person."""
+
+    async def test_environment(self, cluster: Cluster) -> None:
+        """Every value arrives as it is, whatever it holds; the hub's own environment does not."""
+        values = {
+            "PLAIN": "value",
+            "LINES": "one\ntwo\n\nfour",
+            "QUOTES": "'\"`$(id)${HOME}\\\\;|&",
+            "UNICODE": "größe ✓",
+            "SPACES": "  a  ",
+            "EMPTY": "",
+            "EQUALS": "a=b=c",
+            "LONG": "x" * 10_000,
+        }
+        script = 'env -0 >"$OUT".part && mv "$OUT".part "$OUT"'
+        submission = cluster.submission(script, environment=values)
+        await cluster.door.submit("alice", submission)
+        text = await cluster.written(submission, "PLAIN=")
+        found = dict(entry.partition("=")[::2] for entry in text.split("\0") if entry)
+        assert {name: found.get(name) for name in values} == values
+        assert "PYTEST_CURRENT_TEST" not in found
+        assert found["SLURM_JOB_ID"].isdigit()
+
+    async def test_as_the_person(self, cluster: Cluster) -> None:
+        """It runs as the person, with their groups, and no rights of ours."""
+        if not cluster.real:
+            pytest.skip("the fake one runs everything as us")
+        submission = cluster.submission('id -un >"$OUT"; sudo -n id -un >>"$OUT"')
+        await cluster.door.submit("bob", submission)
+        assert await cluster.written(submission, "\n") == "bob\n"
+
+    async def test_many_at_once(self, cluster: Cluster) -> None:
+        """Each gets its own."""
+        made = [cluster.submission("true") for _ in range(10)]
+        ids = await asyncio.gather(*(cluster.door.submit("alice", each) for each in made))
+        assert len(set(ids)) == 10
+
+    async def test_a_script_of_some_size(self, cluster: Cluster) -> None:
+        """A quarter of a megabyte of prologue."""
+        script = f": '{'x' * 1000}'\n" * 250 + 'echo end >"$OUT"'
+        submission = cluster.submission(script)
+        await cluster.door.submit("alice", submission)
+        assert await cluster.written(submission, "end")
+
+    @pytest.mark.parametrize("option", ["account", "partition", "qos"])
+    async def test_refused(self, cluster: Cluster, option: str) -> None:
+        """Slurm's no comes with Slurm's words, and there is no job."""
+        submission = cluster.submission(SLEEP, {option: "nope"})
+        with pytest.raises(SlurmRejectedError) as refused:
+            await cluster.door.submit("alice", submission)
+        assert "Invalid" in refused.value.words
+        assert option in refused.value.words
+        assert submission.name not in (await cluster.door.queue()).by_name
+
+
+class TestCancel:
+    """The right job, and no other."""
+
+    async def started(self, cluster: Cluster, script: str = SLEEP) -> tuple[int, Submission]:
+        submission = cluster.submission(script)
+        job_id = await cluster.door.submit("alice", submission)
+        await cluster.written(submission, "ready" if "ready" in script else "started")
+        return job_id, submission
+
+    async def test_cancel(self, cluster: Cluster) -> None:
+        """It is over, and accounting says by whom; once more changes nothing."""
+        job_id, submission = await self.started(cluster)
+        await cluster.door.cancel("alice", job_id, submission.name)
+        ending = await cluster.ended(job_id)
+        assert ending.state is JobState.CANCELLED
+        assert ending.cancelled_by is not None
+        await cluster.door.cancel("alice", job_id, submission.name)
+        await cluster.door.cancel("alice", job_id, submission.name, signal="TERM")
+
+    async def test_another_name(self, cluster: Cluster) -> None:
+        """An id that belongs to another job by now is left alone."""
+        job_id, _ = await self.started(cluster)
+        other = cluster.submission(SLEEP).name
+        await cluster.door.cancel("alice", job_id, other)
+        await cluster.door.cancel("alice", job_id, other, signal="TERM")
+        await asyncio.sleep(1)
+        job = await cluster.job(job_id)
+        assert job is not None
+        assert job.state is JobState.RUNNING
+
+    async def test_a_job_that_never_was(self, cluster: Cluster) -> None:
+        """Nothing to do."""
+        await cluster.door.cancel("alice", 4_294_000_000, cluster.submission(SLEEP).name)
+
+    async def test_somebody_elses(self, cluster: Cluster) -> None:
+        """Nobody cancels for somebody else, and it is no success."""
+        job_id, submission = await self.started(cluster)
+        with pytest.raises(SlurmError):
+            await cluster.door.cancel("bob", job_id, submission.name)
+        job = await cluster.job(job_id)
+        assert job is not None
+        assert job.state is JobState.RUNNING
+
+    async def test_term(self, cluster: Cluster) -> None:
+        """SIGTERM reaches the batch script, which ends its child; the job has the child's status."""
+        job_id, submission = await self.started(cluster, PASSES_TERM_ON)
+        await cluster.door.cancel("alice", job_id, submission.name, signal="TERM")
+        text = await cluster.written(submission, "child got TERM")
+        assert "shell got TERM" in text
+        ending = await cluster.ended(job_id)
+        assert (ending.state, ending.exit_status) == (JobState.FAILED, 7)
+
+    async def test_cancel_ends_every_process(self, cluster: Cluster) -> None:
+        """Children of the script too, though they ignore SIGTERM."""
+        script = """
+        (trap '' TERM; while :; do date +%s%N >"$OUT".beat; sleep 0.1; done) &
+        echo started >>"$OUT"; trap '' TERM; wait
+        """
+        job_id, submission = await self.started(cluster, script)
+        beat = cluster.folder / f"{submission.environment['OUT']}.beat"
+        await cluster.door.cancel("alice", job_id, submission.name)
+        await cluster.ended(job_id)
+
+        async def still() -> bool:
+            first = beat.read_text()
+            await asyncio.sleep(0.5)
+            return first == beat.read_text()
+
+        await doors.until(still, "the end of the child")
+
+
+class TestSilence:
+    """What is not heard is unknown: never a refusal, never "no such job"."""
+
+    async def test_nowhere(self, cluster: Cluster) -> None:
+        """Nothing is there at all."""
+        submission = cluster.submission(SLEEP)
+        job = Job(1, JobState.UNKNOWN, submission.name, "alice")
+        questions = {
+            "queue": cluster.nowhere.queue(),
+            "machines": cluster.nowhere.machines(),
+            "endings": cluster.nowhere.endings([1]),
+            "limits": cluster.nowhere.limits(),
+            "cancel": cluster.nowhere.cancel("alice", 1, submission.name),
+        }
+        answers = await asyncio.gather(*questions.values(), return_exceptions=True)
+        for name, answer in zip(questions, answers, strict=True):
+            assert isinstance(answer, SlurmUnavailableError), (name, answer)
+        with pytest.raises((SubmitUnknownError, SlurmUnavailableError)):
+            await cluster.nowhere.submit("alice", submission)
+        try:
+            assert not await cluster.nowhere.gone(job)
+        except SlurmUnavailableError:
+            pass
+
+    async def test_the_controller_is_down(self, cluster: Cluster) -> None:
+        """And up again: the job has not noticed."""
+        submission = cluster.submission(SLEEP)
+        job_id = await cluster.door.submit("alice", submission)
+        await cluster.written(submission, "started")
+        cluster.silence(True)
+        try:
+            another = cluster.submission(SLEEP)
+            answers = await asyncio.gather(
+                cluster.door.queue(),
+                cluster.door.cancel("alice", job_id, submission.name),
+                cluster.door.submit("alice", another),
+                return_exceptions=True,
+            )
+        finally:
+            cluster.silence(False)
+        assert isinstance(answers[0], SlurmUnavailableError)
+        assert isinstance(answers[1], SlurmUnavailableError)
+        assert isinstance(answers[2], SubmitUnknownError)
+        job = await cluster.running(job_id)
+        assert job.name == submission.name
+        assert another.name not in (await cluster.door.queue()).by_name
