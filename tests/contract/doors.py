@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from qhub_spawner.slurm import door_command
 from qhub_spawner.slurm.commandline import CommandLine, CommandLineDoor
 from qhub_spawner.slurm.door import Door
 from qhub_spawner.slurm.jobs import Job, JobEnding, job_name, new_spawn_id
@@ -120,23 +121,28 @@ def real_cluster(slurm: Any, transport: str) -> Cluster:
         (slurm.stop_daemon if on else slurm.start_daemon)("slurmctld")
 
     if transport == "rest":
-        service = RestService(slurm.rest_url, "v0.0.38", "slurm", str(slurm.jwt_key), 60, 20)
+        service = RestService(slurm.rest_url, "v0.0.38", "slurm", str(slurm.jwt_key), 60, 8)
         nowhere = replace(service, url="http://127.0.0.1:9")
         return Cluster(RestDoor(service), RestDoor(nowhere), silence, True, folder)
-    import qhub_spawner.slurm.door_command
-
     door = folder / "door"
-    door.write_text(Path(qhub_spawner.slurm.door_command.__file__).read_text())
+    door.write_text(Path(door_command.__file__).read_text())
     door.chmod(0o755)
-    how = CommandLine(slurm_conf=str(slurm.slurm_conf), door=str(door), timeout_seconds=20)
-    conf = folder / "nowhere.conf"
-    lines = slurm.slurm_conf.read_text().splitlines()
+    # clients give up sooner than after Slurm's ten seconds
+    conf = client_conf(slurm, folder / "slurm.conf", MessageTimeout="2")
     # a controller and an accounting that are not there
-    moved = {"SlurmctldPort": "9", "AccountingStoragePort": "9", "MessageTimeout": "2"}
-    kept = [line for line in lines if line.partition("=")[0] not in moved]
-    conf.write_text("\n".join([*kept, *(f"{name}={value}" for name, value in moved.items())]) + "\n")
-    nowhere = replace(how, slurm_conf=str(conf))
+    lost = {"SlurmctldPort": "9", "AccountingStoragePort": "9", "MessageTimeout": "2"}
+    away = client_conf(slurm, folder / "nowhere.conf", **lost)
+    how = CommandLine(slurm_conf=str(conf), door=str(door), timeout_seconds=20)
+    nowhere = replace(how, slurm_conf=str(away))
     return Cluster(CommandLineDoor(how), CommandLineDoor(nowhere), silence, True, folder)
+
+
+def client_conf(slurm: Any, path: Path, **settings: str) -> Path:
+    """Write a slurm.conf for clients, in which some settings are others."""
+    lines = slurm.slurm_conf.read_text().splitlines()
+    kept = [line for line in lines if line.partition("=")[0] not in settings]
+    path.write_text("\n".join([*kept, *(f"{key}={value}" for key, value in settings.items()), ""]))
+    return path
 
 
 def fake_cluster() -> Cluster:
@@ -156,6 +162,3 @@ async def close(cluster: Cluster) -> None:
     """End its jobs and remove its folder."""
     await cluster.door.close()
     shutil.rmtree(cluster.folder)
-
-
-

@@ -31,9 +31,8 @@ wait "$child"; wait "$child"; exit $?
 """
 
 
-@pytest.fixture(params=["fake", "command-line", "rest"])
-async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
-    """Each door in turn."""
+async def opened(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
+    """Open the door that is asked for; afterwards no job is left."""
     if request.param == "fake":
         made = doors.fake_cluster()
     else:
@@ -44,6 +43,10 @@ async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
         slurm.run(["scancel", "--user=alice"])
         slurm.run(["scancel", "--user=bob"])
     await doors.close(made)
+
+
+cluster = pytest.fixture(opened, params=["fake", "command-line", "rest"], name="cluster")
+real = pytest.fixture(opened, params=["command-line", "rest"], name="real")
 
 
 class TestQuestions:
@@ -160,14 +163,6 @@ class TestSubmit:
         assert {name: found.get(name) for name in values} == values
         assert "PYTEST_CURRENT_TEST" not in found
         assert found["SLURM_JOB_ID"].isdigit()
-
-    async def test_as_the_person(self, cluster: Cluster) -> None:
-        """It runs as the person, with their groups, and no rights of ours."""
-        if not cluster.real:
-            pytest.skip("the fake one runs everything as us")
-        submission = cluster.submission('id -un >"$OUT"; sudo -n id -un >>"$OUT"')
-        await cluster.door.submit("bob", submission)
-        assert await cluster.written(submission, "\n") == "bob\n"
 
     async def test_many_at_once(self, cluster: Cluster) -> None:
         """Each gets its own."""
@@ -310,3 +305,97 @@ class TestSilence:
         job = await cluster.running(job_id)
         assert job.name == submission.name
         assert another.name not in (await cluster.door.queue()).by_name
+
+
+def shown(slurm: Any, job_id: int) -> dict[str, str]:
+    """Return what scontrol says of a job."""
+    words = slurm.run(["scontrol", "--oneliner", "show", "job", str(job_id)]).stdout.split()
+    return dict(word.partition("=")[::2] for word in words)
+
+
+class TestOptions:
+    """What is asked for is what the job has, by either transport."""
+
+    @pytest.mark.parametrize(
+        ("options", "has"),
+        [
+            ({"nodes": "2"}, {"NumNodes": "2-2", "NumTasks": "2"}),
+            ({"nodes": "1"}, {"NumNodes": "1-1"}),
+            ({"cpus-per-task": "2"}, {"CPUs/Task": "2", "NumCPUs": "2"}),
+            ({"mem": "1500M"}, {"MinMemoryNode": "1500M"}),
+            ({"time": "1:30:00"}, {"TimeLimit": "01:30:00"}),
+            ({"time": "0:00:30"}, {"TimeLimit": "00:01:00"}),
+            ({"exclusive": None}, {"OverSubscribe": "NO"}),
+            ({"constraint": "general"}, {"Features": "general"}),
+            ({"account": "physics"}, {"Account": "physics"}),
+            ({"qos": "short"}, {"QOS": "short"}),
+            (
+                {"partition": "gpu", "qos": "gpu", "gres": "gpu:a100:2"},
+                {"Partition": "gpu", "TresPerNode": "gres:gpu:a100:2"},
+            ),
+            ({"partition": "highmem"}, {"Partition": "highmem"}),
+            ({"nice": "10"}, {"Nice": "10"}),
+            ({"nodelist": "cn02"}, {"ReqNodeList": "cn02"}),
+            ({"requeue": None}, {"Requeue": "1"}),
+            ({"no-requeue": None}, {"Requeue": "0"}),
+            ({"begin": "now+1hour"}, {"Reason": "BeginTime"}),
+        ],
+    )
+    async def test_option(
+        self, real: Cluster, slurm: Any, options: dict[str, str | None], has: dict[str, str]
+    ) -> None:
+        """One option at a time; the name and the comment with each."""
+        submission = real.submission(SLEEP, options)
+        job = shown(slurm, await real.door.submit("alice", submission))
+        assert {key: job[key] for key in has} == has
+        assert job["JobName"] == submission.name
+        assert job["Comment"] == submission.comment
+        assert job["StdOut"] == job["StdErr"] == "/dev/null"
+        assert job["UserId"].startswith("alice(")
+
+
+class TestRealSlurm:
+    """What a fake cannot show."""
+
+    async def test_as_the_person(self, real: Cluster) -> None:
+        """It runs as the person, with their groups, and no rights of ours."""
+        submission = real.submission('{ id -un; id -Gn; sudo -n id -un; echo end; } >"$OUT" 2>&1')
+        await real.door.submit("bob", submission)
+        name, groups, *_ = (await real.written(submission, "end")).splitlines()
+        assert name == groups == "bob"
+        assert "root" not in real.output(submission).split()
+
+    async def test_an_account_that_is_not_there(self, real: Cluster) -> None:
+        """Neither sudo nor Slurm can run something as nobody knows whom."""
+        submission = real.submission(SLEEP)
+        with pytest.raises(SlurmError):
+            await real.door.submit("nosuchperson", submission)
+        assert submission.name not in (await real.door.queue()).by_name
+
+    @pytest.mark.parametrize("account", ["root", "slurm", "munge", "qhub", "daemon", "nobody"])
+    async def test_never_as_a_service(self, real: Cluster, account: str) -> None:
+        """A user of the hub may be called like one: that makes nobody root."""
+        submission = real.submission(SLEEP)
+        with pytest.raises(SlurmError):
+            await real.door.submit(account, submission)
+        assert submission.name not in (await real.door.queue()).by_name
+
+    async def test_an_imitated_name(self, real: Cluster) -> None:
+        """Somebody's job of the same name is not taken for the person's."""
+        submission = real.submission(SLEEP)
+        mine = await real.door.submit("alice", submission)
+        imitation = real.submission(SLEEP)
+        theirs = await real.door.submit(
+            "bob",
+            Submission(
+                submission.name, "", imitation.options, imitation.script, imitation.environment
+            ),
+        )
+        queue = await real.door.queue()
+        for user, job_id in (("alice", mine), ("bob", theirs)):
+            found = queue.job_of(submission.name, user, job_id)
+            assert found is not None
+            assert (found.job_id, found.user) == (job_id, user)
+            unknown = queue.job_of(submission.name, user)
+            assert unknown is not None
+            assert unknown.user == user

@@ -75,6 +75,11 @@ def sign_in(page: Page, url: str, name: str) -> None:
     page.wait_for_url(re.compile(r"/hub/(spawn|home)|/user/"))
 
 
+def settled(page: Page) -> None:
+    """Wait until the buttons of a page of the hub do something; its scripts come last."""
+    page.wait_for_function("window._jupyterhub_page_loaded")
+
+
 def card(page: Page, slug: str) -> Locator:
     """The card of a profile."""
     return page.locator(f'.qhub-card[data-slug="{slug}"]')

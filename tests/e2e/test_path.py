@@ -87,6 +87,7 @@ def test_a_person_logs_in_chooses_works_and_stops(
     expect(details.filter(has_text="size").filter(has_text="large").first).to_be_visible()
 
     page.goto(f"{hub.url}hub/home")
+    browsing.settled(page)
     page.get_by_role("button", name="Stop My Server").click()
     expect(page.get_by_role("button", name="Start My Server")).to_be_visible()
     wait_until(lambda: not hub.jobs(), 30, "the end of the job")

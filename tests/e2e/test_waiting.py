@@ -73,6 +73,7 @@ def test_a_person_gives_up_waiting(hub: SlurmHub, visit: browsing.Visit, sleeper
     page = visit("alice", "hub/spawn?profile=general")
     browsing.start(page)
     wait_until(lambda: hub.jobs("PENDING"), 30, "the job")
+    browsing.settled(page)
     page.get_by_role("button", name="Stop Server").click()
     wait_until(lambda: not hub.jobs(), browsing.DEADLINE_SECONDS, "the end of the job")
     hub.wait_stopped("alice")

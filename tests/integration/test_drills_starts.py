@@ -59,9 +59,7 @@ def test_reply_of_slurmrestd_is_lost(cluster: Any, drill_on: Any) -> None:
             rest.fault, before = fault, rest.spoilt
             drill.wait(lambda before=before: rest.spoilt > before, 30, fault)
             assert drill.model(server)["ready"], fault
-            rest.fault = ""
-            again = drill.logged("Slurm answers again")
-            drill.wait_logged("Slurm answers again", beyond=again - 1)
+        rest.fault = ""
         assert_settled(drill, [server])
         drill.stop(server)
     finally:
@@ -81,7 +79,7 @@ def test_start_cancelled_while_submitting(drill: Any) -> None:
     assert drill.jobs() == {}
     drill.stop(server)
     assert_settled(drill)
-    assert_cancelled(drill)
+    assert drill.faults.calls("sbatch") == calls + 1
 
 
 def test_start_cancelled_while_its_reply_is_lost(drill: Any) -> None:
@@ -105,7 +103,6 @@ def test_start_cancelled_in_the_queue(drill_by: Any) -> None:
     drill.wait(lambda: list(drill.jobs().values()) == ["PENDING"], 30, "the job")
     drill.stop(server)
     assert_settled(drill)
-    assert_cancelled(drill)
 
 
 def test_start_cancelled_before_the_report(drill_by: Any) -> None:
@@ -119,13 +116,6 @@ def test_start_cancelled_before_the_report(drill_by: Any) -> None:
     assert_settled(drill)
     drill.hold.unlink()
     assert_settled(drill, drill.start("given-up"))
-
-
-def assert_cancelled(drill: Drill) -> None:
-    """The last job of the hub ended by being cancelled, and not by itself."""
-    out = drill.slurm.run(["squeue", "-h", "-a", "-t", "all", "-S", "i", "-o", "%T %j"]).stdout
-    own = [line.split() for line in out.splitlines() if f"qhub-{drill.hub_id}-" in line]
-    assert own[-1][0] in {"CANCELLED", "COMPLETED"}, own[-1]
 
 
 # ---- refusals -----------------------------------------------------------------------------------

@@ -82,9 +82,7 @@ class TestMovingOver:
         assert found.directives == ()
 
     @pytest.mark.parametrize("name", REPLACED_TRAITS)
-    def test_what_has_no_effect_is_said(
-        self, name: str, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_what_has_no_effect_is_said(self, name: str, caplog: pytest.LogCaptureFixture) -> None:
         """A trait that qhub does not heed is named in the log at start."""
         assert hasattr(QHubSpawner, name)
         made = spawner(SlurmSpawner={name: getattr(QHubSpawner, name).default_value})

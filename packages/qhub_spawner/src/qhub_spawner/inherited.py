@@ -26,6 +26,7 @@ REPLACED_TRAITS = (
     "state_running_re",
     "state_unknown_re",
     "state_exechost_re",
+    "state_exechost_exp",
 )
 _SECTIONS = ("BatchSpawnerBase", "BatchSpawnerRegexStates", "SlurmSpawner", "QHubSpawner")
 

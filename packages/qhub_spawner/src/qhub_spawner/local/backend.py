@@ -289,6 +289,8 @@ def _is_here(host: str) -> bool:
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind((str(address), 0))
+            # a broadcast address can be bound too, but not be sent to: nothing is sent here
+            probe.connect((str(address), 9))
         except OSError:
             return False
     return True

@@ -269,7 +269,9 @@ def _submission(verb: str, submission: Submission) -> dict[str, Any]:
 
 
 def _refusal(answer: Answer) -> SlurmRejectedError | SubmitUnknownError:
-    if parsing.NOT_HEARD.search(answer.stderr):
+    # one that was killed says nothing: only a sentence of its own tells that there is no job
+    said_no = answer.exit_code > 0 and re.search(r"error: |fatal: ", answer.stderr)
+    if not said_no or parsing.NOT_HEARD.search(answer.stderr):
         msg = "sbatch did not hear whether Slurm took the job"
         return SubmitUnknownError(msg, exit_code=answer.exit_code, stderr=answer.stderr)
     # sbatch: error: Batch job submission failed: Invalid account or account/partition combination

