@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from tests.systems.processes import NotReadyError
 from tests.systems.slurm import NODES, PARTITIONS, Definition, Node, Partition, SlurmSystem
 
 SUBMITTERS = 4
@@ -26,8 +27,15 @@ def with_room(cpus: int) -> Definition:
             Partition("big", (big.name,), default_memory_per_cpu_mib=10),
             Partition("busy", (busy.name,), default_memory_per_cpu_mib=10),
         ),
-        # thousands of jobs that do nothing must not keep the machine busy by being watched
-        settings={"JobAcctGatherFrequency": "0", "MaxJobCount": "20000"},
+        settings={
+            "SchedulerParameters": "sched_interval=2,batch_sched_delay=0,defer_batch,"
+            "default_queue_depth=10000,bf_interval=30",
+            "MaxJobCount": "20000",
+            # thousands of jobs that do nothing must not keep the machine busy with their limits
+            "ProctrackType": "proctrack/linuxproc",
+            "TaskPlugin": "task/none",
+            "JobAcctGatherType": "jobacct_gather/none",
+        },
     )
 
 
@@ -55,13 +63,16 @@ class Sleepers:
         """Submit more until there are `count`, and wait until all run."""
         with ThreadPoolExecutor(SUBMITTERS) as pool:
             self.all += pool.map(self._submit, range(len(self.all), count))
-        self.slurm.wait_until(lambda: self._running() >= count, START_SECONDS, f"{count} jobs")
+        try:
+            self.slurm.wait_until(lambda: self._running() >= count, START_SECONDS, "all jobs")
+        except NotReadyError as error:
+            msg = f"{self._running()} of {count} jobs run after {START_SECONDS} s"
+            raise RuntimeError(msg) from error
 
     def _submit(self, index: int) -> Sleeper:
         user = self.users[index % len(self.users)]
         name = f"qhub-{self.hub_id}-{index:016x}"
-        options = ("--partition=big", "--mem=10M", "--cpus-per-task=1", f"--job-name={name}")
-        # no limit in time: the partition's default would end them
+        options = ("--partition=big", "--mem=10M", "--time=2:00:00", f"--job-name={name}")
         job_id = self.slurm.sbatch(user, "exec sleep infinity", *options)
         return Sleeper(user, f"s{index:05d}", name, job_id)
 
@@ -76,8 +87,3 @@ def fill_busy_partition(slurm: SlurmSystem, user: str) -> int:
     slurm.wait_until(lambda: slurm.job_state(job) == "RUNNING", 30, "the job that fills `busy`")
     return job
 
-
-def chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """Cut a list into pieces of at most `size`."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

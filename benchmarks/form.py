@@ -19,13 +19,14 @@ from tests.systems.slurm import SlurmSystem, sweep
 from tests.systems.slurm_hub import SlurmHub
 
 from . import machine, report
-from .cluster import fill_busy_partition, with_room
+from .cluster import Sleepers, fill_busy_partition, with_room
 from .counted import CountedCommands
 from .figures import per_minute, percentile, ratio
 from .rivals import StockHub
 from .visitors import Visitor, logged_in, look
 
 PROFILES, PEOPLE = 100, 200
+OTHERS = 500  # jobs that fill the partition `big`: Slurm is asked when there is room again
 PAGE_INTERVAL_SECONDS = 15
 CACHE_INTERVAL_SECONDS = 10
 WINDOW_SECONDS = 60
@@ -158,6 +159,7 @@ def measure(slurm: SlurmSystem, people: int, seconds: float) -> dict[str, Seen]:
     """Measure both hubs, one after the other; only one runs at a time."""
     folder = Path(slurm.run_folder)
     fill_busy_partition(slurm, SCOUT)
+    Sleepers(slurm, "others", (SCOUT,)).grow_to(OTHERS)
 
     def ours(commands: CountedCommands) -> SlurmHub:
         config = f"{_COMMON}c.SlurmBackend.view_interval = {CACHE_INTERVAL_SECONDS}\n"
@@ -198,7 +200,7 @@ def run(*, quick: bool, runs: int | None) -> None:
     sweep()
     found: dict[str, list[Seen]] = {"ours": [], "stock": []}
     for _ in range(rounds):
-        with SlurmSystem(with_room(20)) as slurm:
+        with SlurmSystem(with_room(OTHERS)) as slurm:
             for kind, seen in measure(slurm, people, seconds).items():
                 found[kind].append(seen)
     show({kind: _together(seen) for kind, seen in found.items()}, rounds)

@@ -104,7 +104,7 @@ def local_hub(
     hub = HubSystem(
         *(folder / "hub", config), environment_bin=user_bin, python_path=site, user=HUB_USER
     )
-    words = "it was killed by signal 9"
+    words = "it failed with exit code 137"  # the wrapper's, as its child was killed
     return BackendHub(
         *(hub, "local", HUB_USER, homes / "alice"),
         lambda pid, _job: os.kill(pid, signal.SIGKILL),

@@ -111,7 +111,7 @@ def sleepers(hub: SlurmHub) -> Callable[..., list[int]]:
             wait_until(lambda job=job: hub.slurm.job_state(job) == "RUNNING", 60, f"job {job}")
         if seen:
             wait_until(
-                lambda: site.availability(hub, "general")["nodes_idle"] == 0,
+                lambda: site.availability(hub, "general")["start"]["kind"] == "at",
                 browsing.DEADLINE_SECONDS,
                 "the figures of a full partition",
                 poll_seconds=0.2,

@@ -328,7 +328,8 @@ def without_accounting(definition: Definition) -> Definition:
     settings = {
         **definition.settings,
         "AccountingStorageType": "accounting_storage/none",
-        "AccountingStorageEnforce": "none",
+        "AccountingStorageEnforce": "nosteps",  # none of the enforcing ones
+        "AccountingStorageTRES": "cpu",
     }
     return replace(definition, settings=settings)
 
@@ -353,3 +354,15 @@ def opened(slurm: SlurmSystem) -> Iterator[None]:
         yield
     finally:
         slurm.run(["scontrol", "update", "partition=closed", "state=down"])
+
+
+def forget_all_jobs(slurm: SlurmSystem) -> None:
+    """Have slurmctld start from nothing, as after the loss of its state."""
+    controller = slurm.daemon("slurmctld")
+    slurm.stop_daemon("slurmctld")
+    usual, controller.argv = controller.argv, [*controller.argv, "-c"]
+    try:
+        slurm.start_daemon("slurmctld")
+    finally:
+        controller.argv = usual
+    slurm.run(["scontrol", "update", "partition=closed", "state=down"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.drills import Drill, Server, assert_settled, down, opened
+from tests.integration.drills import Drill, Server, assert_settled, down, forget_all_jobs, opened
 from tests.systems.slurm import SlurmSystem
 
 UNKNOWN = "Slurm's queue is unknown"
@@ -148,18 +148,11 @@ def test_job_vanishes(drill_by: Any) -> None:
     drill = drill_by
     (server,) = drill.start("vanishing")
     job_id = drill.job_id(server)
-    controller = drill.slurm.daemon("slurmctld")
     warned = drill.logged("accounting gives no answer")
     with down(drill.slurm, "slurmdbd"):
-        drill.slurm.stop_daemon("slurmctld")
-        usual, controller.argv = controller.argv, [*controller.argv, "-c"]  # forget all jobs
-        try:
-            drill.slurm.start_daemon("slurmctld")
-        finally:
-            controller.argv = usual
+        forget_all_jobs(drill.slurm)
         assert drill.slurm.job_state(job_id) == ""
         drill.wait_logged("accounting gives no answer", beyond=warned)
         assert drill.model(server)["ready"]
     drill.hub.wait_stopped(server.person, server.name, 60)
-    drill.slurm.run(["scontrol", "update", "partition=closed", "state=down"])
     assert_settled(drill)

@@ -50,16 +50,19 @@ def test_reply_of_slurmrestd_is_lost(cluster: Any, drill_on: Any) -> None:
     rest = FaultyRest(cluster.rest_url)
     try:
         drill = drill_on("rest", config=f'c.SlurmBackend.rest_url = "{rest.url}"')
-        rest.fault = "reply-lost"
+        rest.lose_replies = True
         server = Server("alice", "lost")
         drill.request(server)
         assert_settled(drill, [server])
-        assert rest.spoilt == rest.submissions == 1
-        for fault in ("half", "garbage", "empty", "error"):
-            rest.fault, before = fault, rest.spoilt
-            drill.wait(lambda before=before: rest.spoilt > before, 30, fault)
-            assert drill.model(server)["ready"], fault
-        rest.fault = ""
+        assert rest.submissions == 1
+        drill.hold.touch()
+        starting = Server("bob", "starting")  # asks often
+        drill.request(starting, "held")
+        rest.plan = ["half", "", "garbage", "", "empty", "", "error"]
+        drill.wait(lambda: not rest.plan, 60, "all faults")
+        assert drill.model(server)["ready"]
+        assert drill.model(starting)["pending"] == "spawn"
+        drill.stop(starting)
         assert_settled(drill, [server])
         drill.stop(server)
     finally:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.systems.processes import ProcessId, end_processes
+
 HOW_TO = Path(__file__).resolve().parents[2] / "docs/how-to"
 WHERE = """
 import json, os, pwd
@@ -50,7 +52,7 @@ def test_old_settings_are_named_at_start(hub_on: Any) -> None:
     assert "c.SlurmSpawner.batch_script has no effect with QHubSpawner" in hub.log.read_text()
 
 
-async def test_internal_ssl(hub_on: Any) -> None:
+async def test_internal_ssl(hub_on: Any, request: pytest.FixtureRequest) -> None:
     """Hub and server talk over TLS; the keys reach the server by descriptors, not by files."""
     hub = hub_on(
         start=False,
@@ -65,6 +67,9 @@ c.JupyterHub.cleanup_proxy = True
     hub.hub_url = hub.url  # we have no certificate: in by the public door
     hub.hub.launch()
     hub.hub.wait_ready()
+    proxy = ProcessId.of(int((hub.folder / "jupyterhub-proxy.pid").read_text()))
+    assert proxy is not None
+    request.addfinalizer(lambda: end_processes([proxy]))  # should the hub not get to it
     hub.add_user("alice")
     environment = (await where(hub))["environment"]
     assert environment["JUPYTERHUB_API_URL"].startswith("https://")

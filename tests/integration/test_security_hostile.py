@@ -1,1 +1,512 @@
-"""Security: hostile."""
+"""Whatever a person sends is a clear 4xx within two seconds, runs nothing and injects nothing.
+
+The hostile list goes through the JSON API, the form, the address of the page, and the names of
+users, groups and servers; then Hypothesis sends any JSON there is.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from demo.visitor import Visitor
+from qhub_spawner.access import Person, select
+from qhub_spawner.catalogue import load
+from qhub_spawner.errors import SelectionError
+from tests.systems import stand_in
+from tests.systems.hub import Answer, HubSystem
+from tests.unit import hostile
+
+SECONDS = 2.0
+OPTIONS = {
+    "size": {
+        "display_name": "Size",
+        "choices": {
+            "small": {"display_name": "Small", "default": True, "overrides": {"cpu": 1}},
+            "large": {"display_name": "Large", "overrides": {"cpu": 2}},
+        },
+    },
+    "memory": {
+        "display_name": "Memory",
+        "default": "50 MiB",
+        "free": {"pattern": ".*", "message": "a size", "sets": "memory", "maximum": "1 GiB"},
+    },
+    "walltime": {
+        "display_name": "Walltime",
+        "default": "10m",
+        "free": {"pattern": ".*", "message": "a time", "sets": "walltime", "maximum": "1h"},
+    },
+}
+PROFILES: list[dict[str, Any]] = [
+    {"slug": "lab", "display_name": "Lab", "default": True, "options": OPTIONS, "local": {}},
+    {
+        "slug": "secret",
+        "display_name": "Secret",
+        "access": {"groups": ["staff"]},
+        "local": {},
+    },
+]
+# The account is checked by nobody but Slurm: its pattern takes everything.
+ACCOUNT = {
+    "display_name": "Account",
+    "free": {"pattern": "(?s).*", "message": "an account", "sets": "slurm.account"},
+}
+ON_SLURM: list[dict[str, Any]] = [
+    {
+        **PROFILES[0],
+        "memory": "50 MiB",
+        "options": {**OPTIONS, "account": ACCOUNT},
+        "local": None,
+        "slurm": {"partition": "general"},
+    }
+]
+TEXTS = {**hostile.TEXTS, "ten megabytes": hostile.ten_megabytes()}
+SHORT = {what: text for what, text in hostile.TEXTS.items() if len(text) < 1000}
+
+
+def config(profiles: list[dict[str, Any]], program: Path) -> str:
+    """Return lines of configuration for a hub of these profiles."""
+    plain = [{key: value for key, value in each.items() if value is not None} for each in profiles]
+    return f"""
+c.QHubSpawner.profiles = {plain!r}
+c.Spawner.cmd = ["/usr/bin/python3", "-I", "{program}"]
+"""
+
+
+def traces() -> list[Path]:
+    """Return what a payload that ran would have left."""
+    return list(Path("/tmp").glob(f"{hostile.MARK}*"))
+
+
+@pytest.fixture(scope="module")
+def hub(user_bin: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubSystem]:
+    """A hub whose servers are local."""
+    from tests.systems.userenv import product_site
+
+    folder = tmp_path_factory.mktemp("hostile")
+    for part in (folder, *list(folder.parents)[:3]):
+        part.chmod(part.stat().st_mode | 0o055)
+    made = HubSystem(
+        folder / "hub",
+        config(PROFILES, Path(stand_in.__file__))
+        + f'c.LocalBackend.home = "{folder}/homes"\nc.JupyterHub.allow_named_servers = True\n',
+        environment_bin=user_bin,
+        python_path=product_site(folder),
+    )
+    made.start()
+    made.add_user("alice")
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def slurm_hub(slurm: Any, user_bin: Any) -> Iterator[Any]:
+    """A hub whose servers are Slurm jobs."""
+    from tests.systems.slurm_hub import SlurmHub
+
+    program = Path(slurm.run_folder) / "stand_in.py"
+    shutil.copy(Path(stand_in.__file__), program)
+    program.chmod(0o755)
+    made = SlurmHub(slurm, profiles=config(ON_SLURM, program))
+    made.start()
+    made.add_user("alice")
+    try:
+        yield made
+    finally:
+        made.stop()
+        slurm.run(["scancel", "--user=alice,bob"], check=False)
+
+
+class Answers:
+    """What a hub answered to one hostile thing after the other."""
+
+    def __init__(self, hub: HubSystem) -> None:
+        """Nothing was sent yet."""
+        self.hub = hub
+        self.wrong: dict[str, Any] = {}
+
+    def take(self, what: str, answer: Answer, seconds: float, *also: int) -> None:
+        """Keep what is neither a 4xx that says why, nor one of `also`, or what came late."""
+        clear = 400 <= answer.status < 500 and answer.text.strip()
+        if not (clear or answer.status in also) or seconds > SECONDS:
+            self.wrong[what] = (answer.status, round(seconds, 2), answer.text[-300:])
+
+    def ask(self, what: str, method: str, path: str, *also: int, **body: Any) -> Answer:
+        """Ask the API."""
+        began = time.monotonic()
+        answer = self.hub.api(method, path, **body)
+        self.take(what, answer, time.monotonic() - began, *also)
+        return answer
+
+    def check(self) -> None:
+        """Everything was answered well, nothing ran, nothing started, and the hub goes on."""
+        assert self.wrong == {}
+        assert traces() == []
+        model = self.hub.api("GET", "users/alice?include_stopped_servers=1")
+        assert model.status == 200
+        going = [name for name, each in model.json["servers"].items() if not each.get("stopped")]
+        assert going == []
+        offered = self.hub.api("GET", "users/alice/qhub/profiles").json["profiles"]
+        assert [profile["slug"] for profile in offered] == ["lab"]
+
+
+def bodies(text: str) -> dict[str, Any]:
+    """Return a hostile text in each place of ``user_options`` that may hold one."""
+    return {
+        "as profile": {"profile": text},
+        "as choice": {"profile": "lab", "options": {"size": text}},
+        "as memory": {"profile": "lab", "options": {"memory": text}},
+        "as walltime": {"profile": "lab", "options": {"walltime": text}},
+        "as option": {"profile": "lab", "options": {text: "small"}},
+        "as field": {"profile": "lab", text: "x"},
+        "inside": {"user_options": {"profile": text}, "display_name": text},
+    }
+
+
+# ---- the API ------------------------------------------------------------------------------------
+
+
+def test_texts_through_the_api(hub: HubSystem) -> None:
+    """Hostile names and values of profiles and options."""
+    answers = Answers(hub)
+    for what, text in TEXTS.items():
+        for where, body in bodies(text).items():
+            answers.ask(f"{what} {where}", "POST", "users/alice/server", body=body)
+    answers.check()
+
+
+def test_shapes_through_the_api(hub: HubSystem) -> None:
+    """Wrong types, wrong nesting, deep, wide and broken bodies."""
+    answers = Answers(hub)
+    shapes = {what: data for what, data in hostile.DATA.items() if is_json(data)}
+    types = {what: data for what, data in hostile.wrong_types().items() if is_json(data)}
+    for what, data in shapes.items():
+        answers.ask(f"{what} as a body", "POST", "users/alice/server", body=data)
+        wrapped = {"user_options": data}
+        answers.ask(f"{what} wrapped", "POST", "users/alice/servers/x", body=wrapped)
+    for what, value in types.items():
+        for where, body in bodies("").items():
+            if where in {"as option", "as field"}:
+                continue
+            text = json.dumps(body).replace('""', json.dumps(value))
+            answers.ask(f"{what} {where}", "POST", "users/alice/server", raw=text.encode())
+        text = json.dumps({"profile": "lab", "options": value})
+        # an empty list of options is none of them; the rest is no object
+        answers.ask(f"{what} as options", "POST", "users/alice/server", raw=text.encode())
+    raws = {
+        "deep": b"[" * 1_000_000,
+        "deep objects": b'{"options":' * 200_000,
+        "deep and closed": b"[" * 100_000 + b"]" * 100_000,
+        "no JSON": b"profile=lab",
+        "no text": b"\xff\xfe\x00",
+        "NUL": b"\0",
+        "ten megabytes of nothing": b" " * 10_000_000 + b"x",
+        "ten megabytes of list": b"[" + b"0," * 5_000_000 + b"0]",
+        "a huge number": b'{"profile": ' + b"9" * 100_000 + b"}",
+        "twice": b'{"profile": "lab", "profile": "nope"}',
+    }
+    for what, raw in raws.items():
+        answers.ask(what, "POST", "users/alice/server", raw=raw)
+    answers.check()
+
+
+def is_json(value: object) -> bool:
+    """Whether a value can be sent at all."""
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return bool(text)
+
+
+def test_forbidden_is_refused_by_name(hub: HubSystem) -> None:
+    """The refusal says what was asked for and what this person may have, and is one line."""
+    answer = hub.start_server("alice", {"profile": "secret"})
+    assert answer.status == 403
+    assert "secret" in answer.json["message"]
+    assert "lab" in answer.json["message"]
+    answer = hub.start_server("alice", {"profile": "a\n#SBATCH --uid=0"})
+    assert answer.status == 400
+    assert "\n" not in answer.json["message"]
+    log = hub.log.read_text()
+    assert "\n#SBATCH" not in log
+    Answers(hub).check()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30)
+    | st.sampled_from(["lab", "secret", "small", "large", "1 GiB", "10m", "profile", "options"]),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(st.text(max_size=10), inner, max_size=4)
+    | st.fixed_dictionaries({}, optional={"profile": inner, "options": inner}),
+    max_leaves=12,
+)  # fmt: skip
+OBJECTS = st.dictionaries(st.text(max_size=10), JSON, max_size=4) | st.fixed_dictionaries(
+    {},
+    optional={
+        "profile": JSON,
+        "options": JSON
+        | st.dictionaries(st.sampled_from(["size", "memory", "walltime"]) | st.text(), JSON),
+    },
+)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(options=OBJECTS)
+def test_any_json_through_the_api(hub: HubSystem, options: dict[str, Any]) -> None:
+    """The running hub says what the one function of access says: a start, or its 4xx."""
+    try:
+        select(load(PROFILES), Person("alice"), options)
+    except SelectionError as refusal:
+        expected = {refusal.status_code}
+    else:
+        expected = {201, 202}
+    body = {"user_options": options, "display_name": ""}
+    answer = hub.start_server("alice", body)
+    assert answer.status in expected, answer.text
+    if answer.status < 300:
+        hub.wait_ready("alice")
+        hub.stop_server("alice")
+        hub.wait_stopped("alice")
+
+
+# ---- the form and its address -------------------------------------------------------------------
+
+
+class Browser:
+    """Somebody logged in at the real page, who sends what no page would."""
+
+    def __init__(self, hub: HubSystem, user: str) -> None:
+        """Log in."""
+        self.visitor = Visitor()
+        page = self.visitor.open(hub.url)
+        page = self.visitor.submit(page.form("/hub/login"), username=user, password="")
+        self.form = page.form("spawn_form")
+        self.url = self.form.action.partition("?")[0]
+
+    def send(self, path: str, data: bytes | None, kind: str) -> Answer:
+        """Ask for a page, or post to it; every status is an answer."""
+        headers = {"Content-Type": kind} if data is not None else {}
+        request = urllib.request.Request(path, data=data, headers=headers)
+        try:
+            with self.visitor._opener.open(request, timeout=60) as answer:
+                return Answer(answer.status, answer.read().decode())
+        except urllib.error.HTTPError as error:
+            return Answer(error.code, error.read().decode())
+
+    def post(self, fields: list[tuple[str, str]], *, multipart: bool = False) -> Answer:
+        """Submit fields beside the hub's own."""
+        own = [("_xsrf", self.form.fields["_xsrf"])]
+        if not multipart:
+            data = urlencode([*own, *fields], errors="surrogatepass").encode()
+            return self.send(self.form.action, data, "application/x-www-form-urlencoded")
+        parts = [
+            f'--hostile\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            for name, value in [*own, *fields]
+        ]
+        data = "".join([*parts, "--hostile--\r\n"]).encode(errors="surrogatepass")
+        return self.send(self.form.action, data, "multipart/form-data; boundary=hostile")
+
+
+@pytest.fixture
+def browser(hub: HubSystem) -> Browser:
+    """Alice's."""
+    return Browser(hub, "alice")
+
+
+def test_texts_through_the_form(hub: HubSystem, browser: Browser) -> None:
+    """Hostile fields with real cookies: refused, and shown again without becoming markup."""
+    answers = Answers(hub)
+    for what, text in TEXTS.items():
+        chosen = ("profile", "lab")
+        other = ("options.lab.memory", "_other")
+        forms: dict[str, list[tuple[str, str]]] = {
+            "as profile": [("profile", text)],
+            "as choice": [chosen, ("options.lab.size", text)],
+            "as free value": [chosen, other, ("options.lab.memory.free", text)],
+            "as field": [chosen, (text, "x")],
+            "as option": [chosen, (f"options.lab.{text}", "small")],
+            "as profile of an option": [("profile", text), (f"options.{text}.size", "small")],
+        }
+        if what in {"empty"}:  # an option left open is its default
+            del forms["as choice"]
+        for where, fields in forms.items():
+            began = time.monotonic()
+            answer = browser.post(fields)
+            answers.take(f"{what} {where}", answer, time.monotonic() - began)
+            assert f"<script>document.title='{hostile.MARK}'" not in answer.text
+            assert "<img src=x" not in answer.text
+        if len(text) < 1000 and not set(text) & {"\r", "\n", '"'}:
+            answer = browser.post([("profile", text)], multipart=True)
+            answers.take(f"{what} in parts", answer, 0)
+    answers.check()
+
+
+def test_files_twice_and_nothing_through_the_form(hub: HubSystem, browser: Browser) -> None:
+    """A field twice, an uploaded file, no profile, too many fields; and no XSRF token at all."""
+    answers = Answers(hub)
+    lab = ("profile", "lab")
+    forms: dict[str, list[tuple[str, str]]] = {
+        "twice": [lab, lab],
+        "an option twice": [lab, ("options.lab.size", "small"), ("options.lab.size", "large")],
+        "nothing": [],
+        "wide": [lab, *((f"options.lab.x{number}", "x") for number in range(20_000))],
+        "the hub's attribute": [lab, ("cmd", "/bin/sh")],
+        "other without value": [lab, ("options.lab.memory", "_other")],
+    }
+    for what, fields in forms.items():
+        began = time.monotonic()
+        answers.take(what, browser.post(fields), time.monotonic() - began)
+    file = 'profile"; filename="x'
+    answers.take("a file", browser.post([(file, "lab")], multipart=True), 0)
+    answers.take(
+        "broken parts",
+        browser.send(browser.form.action, b"--hostile", "multipart/form-data; boundary=hostile"),
+        0,
+    )
+    url = browser.url
+    kind = "application/x-www-form-urlencoded"
+    answers.take("no XSRF token", browser.send(url, b"profile=lab", kind), 0)
+    answers.check()
+
+
+def test_texts_through_the_address(hub: HubSystem, browser: Browser) -> None:
+    """A hostile address preselects nothing, starts nothing, and never becomes markup."""
+    answers = Answers(hub)
+    for what, text in SHORT.items():
+        value = quote(text, safe="", errors="surrogatepass")
+        for query in (
+            f"profile={value}",
+            f"profile=lab&options.size={value}",
+            f"profile=lab&options.memory={value}",
+            f"profile=lab&{value}=x",
+            f"profile=lab&options.{value}=small",
+        ):
+            began = time.monotonic()
+            answer = browser.send(f"{browser.url}?{query}", None, "")
+            # the page comes, says that it does not know this, and offers what there is
+            answers.take(f"{what}: {query[:80]}", answer, time.monotonic() - began, 200)
+            assert f"<script>document.title='{hostile.MARK}'" not in answer.text
+            assert "<img src=x" not in answer.text
+            if answer.status == 200:
+                assert 'value="lab"' in answer.text
+    answer = browser.send(f"{browser.url}?profile={'a' * 60_000}", None, "")
+    answers.take("long", answer, 0, 200)
+    answers.check()
+
+
+# ---- names --------------------------------------------------------------------------------------
+
+
+def quoted(text: str) -> str:
+    """Return a text as one part of an address."""
+    return quote(text, safe="", errors="surrogatepass")
+
+
+def test_user_names(slurm_hub: Any) -> None:
+    """No hostile user name is an account: a server of theirs is refused; nothing is submitted."""
+    answers = Answers(slurm_hub)
+    for what, text in SHORT.items():
+        made = answers.ask(f"{what}: make", "POST", f"users/{quoted(text)}", 201)
+        if made.status == 201:
+            name = made.json["name"]
+            answers.ask(f"{what}: start", "POST", f"users/{quoted(name)}/server", body={})
+            answers.ask(f"{what}: look", "GET", f"users/{quoted(name)}/qhub/profiles", 200)
+    body = {"usernames": [*SHORT.values(), "ｒｏｏｔ", "root"]}
+    answers.ask("all at once", "POST", "users", 201, body=body)
+    answers.ask("root", "POST", "users/root/server", body={})
+    assert slurm_hub.jobs() == {}
+    answers.check()
+
+
+def test_group_names(hub: HubSystem) -> None:
+    """A group may have any name that JupyterHub takes; it opens no profile and breaks no page."""
+    answers = Answers(hub)
+    groups = []
+    for what, text in {**SHORT, "look-alike of staff": "stаff", "wide": "ｓｔａｆｆ"}.items():
+        made = answers.ask(f"{what}: make", "POST", f"groups/{quoted(text)}", 201)
+        if made.status == 201:
+            groups.append(made.json["name"])
+            answers.ask(
+                f"{what}: join", "POST", f"groups/{quoted(groups[-1])}/users", 200,
+                body={"users": ["alice"]},
+            )  # fmt: skip
+    assert groups
+    try:
+        answers.ask("profiles", "GET", "users/alice/qhub/profiles", 200)
+        assert hub.start_server("alice", {"profile": "secret"}).status == 403
+        answers.check()
+    finally:
+        for name in groups:
+            hub.api("DELETE", f"groups/{quoted(name)}")
+
+
+NASTY = ("directive", "command substitution", "double quote", "right to left", "leading dashes")
+
+
+def test_server_names(slurm_hub: Any, slurm: Any) -> None:
+    """A server's name stands in the job's comment, as JSON in ASCII, and nowhere else."""
+    answers = Answers(slurm_hub)
+    for what, text in SHORT.items():
+        if text:
+            path = f"users/alice/servers/{quoted(text)}"
+            answers.ask(what, "POST", path, body={"profile": "no such profile"})
+    started = []
+    for what in NASTY:
+        name = hostile.TEXTS[what]
+        path = f"users/alice/servers/{quoted(name)}"
+        answer = answers.ask(what, "POST", path, 201, 202, body={"profile": "lab"})
+        if answer.status < 300:
+            started.append(name)
+    try:
+        shown = slurm.run(["scontrol", "show", "job"]).stdout
+        for name in started:
+            assert json.dumps(name)[1:-1] in shown
+        for job_id in slurm_hub.jobs():
+            (block,) = [
+                each for each in shown.split("\n\n") if each.startswith(f"JobId={job_id} ")
+            ]
+            fields = [line.strip() for line in block.splitlines()]
+            (comment,) = [line for line in fields if line.startswith("Comment=")]
+            owner = json.loads(comment.removeprefix("Comment="))
+            assert owner["server"] in started
+            assert owner["user"] == "alice"
+            assert "UserId=alice(" in block
+            assert "Partition=general" in block
+            assert len([line for line in fields if line.startswith("JobId=")]) == 1
+    finally:
+        for name in started:
+            slurm_hub.api("DELETE", f"users/alice/servers/{quoted(name)}", {"remove": True})
+    slurm.wait_until(lambda: not slurm_hub.jobs("RUNNING", "PENDING"), 60, "all of them stopped")
+    assert traces() == []
+    assert {what: why for what, why in answers.wrong.items() if what not in NASTY} == {}
+
+
+def test_values_that_only_slurm_can_refuse(slurm_hub: Any, slurm: Any) -> None:
+    """A free value whose pattern takes everything is refused here, or by Slurm as one value."""
+    answers = Answers(slurm_hub)
+    before = slurm.run(["squeue", "-h", "-a", "-t", "all", "-o", "%A"]).stdout.split()
+    for what, text in SHORT.items():
+        body = {"profile": "lab", "options": {"account": text}}
+        answers.ask(what, "POST", "users/alice/server", body=body)
+    after = slurm.run(["squeue", "-h", "-a", "-t", "all", "-o", "%A"]).stdout.split()
+    assert set(after) <= set(before)
+    answers.check()

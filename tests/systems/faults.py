@@ -83,20 +83,18 @@ class FaultyCommands:
 class FaultyRest:
     """Stands before slurmrestd, and spoils what a test says.
 
-    Faults of ``GET …/jobs``: ``half`` (cut in the middle), ``garbage``, ``empty`` (an object
-    without jobs), ``error`` (HTTP 500). Of ``POST …/job/submit``: ``reply-lost`` (the connection
-    closes after Slurm took the job).
-
     Attributes:
-        fault: What is spoilt now; "" passes everything on.
-        spoilt: How often.
+        lose_replies: Whether the connection closes after Slurm has taken a job, without a word.
+        plan: What becomes of the next answers about the queue, one after the other: ``half`` (cut
+            in the middle), ``garbage``, ``empty`` (an object without jobs), ``error`` (HTTP 500),
+            or "" for the answer as it is; as it is, too, when nothing is planned.
         submissions: How many jobs were submitted through it.
     """
 
     def __init__(self, url: str) -> None:
         """Pass requests on to `url`; listens on loopback at once."""
-        self.fault = ""
-        self.spoilt = 0
+        self.lose_replies = False
+        self.plan: list[str] = []
         self.submissions = 0
         outer = self
 
@@ -136,15 +134,14 @@ class FaultyRest:
             status, text = error.code, error.read()
         submits = handler.path.endswith("/job/submit")
         self.submissions += submits
-        if self.fault == "reply-lost" and submits:
-            self.spoilt += 1
+        if self.lose_replies and submits:
             handler.close_connection = True
             return
-        if handler.path.endswith("/jobs") and self.fault in {"half", "garbage", "empty", "error"}:
-            self.spoilt += 1
+        fault = self.plan.pop(0) if handler.path.endswith("/jobs") and self.plan else ""
+        if fault:
             spoils = {"half": text[: len(text) // 2], "garbage": b"\x00{]", "empty": b"{}"}
-            text = spoils.get(self.fault, b"")
-            status = 500 if self.fault == "error" else status
+            text = spoils.get(fault, b"")
+            status = 500 if fault == "error" else status
         handler.send_response(status)
         handler.send_header("Content-Type", "application/json")
         handler.send_header("Content-Length", str(len(text)))

@@ -52,7 +52,7 @@ CLASSES: tuple[type[Any], ...] = (
 # Where the commands that are not ours come from.
 COMMANDS = {
     "shell": {"cd", "export"},
-    "Debian's base": {"chmod", "install", "tee", "useradd"},
+    "Debian's base": {"chmod", "install", "ln", "tee", "useradd"},
     "python3, or an environment of it": {"pip", "python3"},
     "sudo": {"visudo"},
     "curl": {"curl"},

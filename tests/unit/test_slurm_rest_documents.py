@@ -286,6 +286,14 @@ class TestDescription:
         with pytest.raises(SlurmRejectedError, match=f"--{option}="):
             job_description(submission({option: value}))
 
+    @pytest.mark.parametrize(("name", "value"), [("A", "b\0c"), ("A=B", "c"), ("", "c"), ("A\n", "c")])
+    def test_an_environment_that_none_can_be(self, name: str, value: str) -> None:
+        """It would be cut, or become another variable."""
+        base = submission({})
+        made = Submission(base.name, base.comment, {}, base.script, {name: value})
+        with pytest.raises(SlurmRejectedError, match="cannot hold"):
+            job_description(made)
+
     @pytest.mark.parametrize("option", ["clusters", "exclude", "mail-user", "signal", "x"])
     def test_options_without_a_field(self, option: str) -> None:
         """They are named, at the hub's start and once more when it comes to it."""

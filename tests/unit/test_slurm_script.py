@@ -138,6 +138,7 @@ class TestComment:
         text = comment("a1", "alice", server, "0" * 16)
         assert text.isascii()
         assert text.isprintable()
+        assert len(text) < 1500
 
     def test_says_whose_it_is(self) -> None:
         """For sacct and for people."""

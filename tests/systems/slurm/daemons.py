@@ -48,7 +48,10 @@ def daemons(definition: Definition, places: Places, cgroups: InstanceCgroups) ->
         add(f"slurmd:{node.name}", argv, partial(node_up, places, node.name, base))
     # SLURM_JWT=daemon: it has no identity of its own, each request brings its token
     address = f"127.0.0.1:{places.slurmrestd_port}"
-    restd = [program("slurmrestd"), "-a", "rest_auth/jwt", address]
+    restd = [program("slurmrestd"), "-a", "rest_auth/jwt"]
+    if definition.settings.get("AccountingStorageType") == "accounting_storage/none":
+        restd += ["-s", "openapi/v0.0.38"]  # the plugin for slurmdbd refuses to start without it
+    restd.append(address)
     add(
         "slurmrestd",
         restd,

@@ -35,7 +35,9 @@ class ProfilesHandler(APIHandler):  # type: ignore[misc]  # jupyterhub has no ty
         if user is None:
             raise web.HTTPError(404)
         server_name = self.get_argument("server", "")
-        spawner = user.spawners[server_name] if server_name in user.spawners else user.spawner
+        # the hub forgets the spawner of a server that has ended, but not its record
+        known = server_name in user.spawners or server_name in user.orm_user.orm_spawners
+        spawner = user.spawners[server_name if known else ""]
         self.set_header("Cache-Control", "no-store")
         self.write(json.dumps(await spawner.options_model()))
 

@@ -198,7 +198,7 @@ def write_certificates() -> None:
             memory = os.memfd_create(name, 0)  # without MFD_CLOEXEC: the server inherits it
             with open(memory, "w", encoding="ascii", closefd=False) as target:
                 target.write(os.environ.pop(name))
-            os.environ[f"JUPYTERHUB_SSL_{kind}"] = f"/proc/self/fd/{memory}"
+            os.environ[f"JUPYTERHUB_SSL_{kind}"] = f"/proc/{os.getpid()}/fd/{memory}"
 
 
 def main(argv: list[str]) -> None:
@@ -213,9 +213,7 @@ def main(argv: list[str]) -> None:
     address = bound.getsockname()
     host, port = address[:2]
     bracketed = f"[{host}]" if ":" in host else host
-    os.environ["JUPYTERHUB_SERVICE_URL"] = urlunsplit(
-        wanted._replace(netloc=f"{bracketed}:{port}")
-    )
+    os.environ["JUPYTERHUB_SERVICE_URL"] = urlunsplit(wanted._replace(netloc=f"{bracketed}:{port}"))
     # a server that listens everywhere is reached where it faces the hub
     reported = facing if host in {"0.0.0.0", "::"} else host  # noqa: S104 - a comparison
     server = os.getpid()

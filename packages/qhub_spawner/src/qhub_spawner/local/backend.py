@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import ipaddress
 import os
+import pwd
 import signal
 import socket
 import string
@@ -116,7 +117,15 @@ class LocalServer(BackendServer):
         """See `BackendServer.start`."""
         self.grace_seconds = launch.grace_seconds
         home = self.backend.home_of(launch.user)
-        environment = {**launch.environment, "HOME": str(home)}
+        account = pwd.getpwuid(os.getuid())
+        environment = {
+            "USER": account.pw_name,
+            "LOGNAME": account.pw_name,
+            "SHELL": os.environ.get("SHELL") or "/bin/bash",
+            "LANG": "C.UTF-8",
+            **launch.environment,
+            "HOME": str(home),
+        }
         prefix = launch.selection.profile.environment.prefix
         if prefix:
             environment["PATH"] = f"{prefix}/bin:{environment.get('PATH', os.defpath)}"

@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from qhub_spawner.availability import Availability, StartEstimate
@@ -136,6 +136,22 @@ def _matching(gpus: Mapping[str, int], gpu_type: str) -> int:
 
 
 @dataclass(frozen=True)
+class Release:
+    """What one running job gives back when it ends: cores and GPUs on each of its nodes."""
+
+    at: datetime
+    hosts: Sequence[str]
+    cpus: int
+    gpus: int
+
+    @classmethod
+    def of(cls, job: Job, at: datetime) -> Release:
+        """Read it from the job; `at` is its end."""
+        gpus = sum(parse_gres(job.gres).values())
+        return cls(at, expand_hosts(job.node_list), job.cpus // job.nodes, gpus)
+
+
+@dataclass(frozen=True)
 class Cluster:
     """Nodes and queue by partition, made once for each refresh."""
 
@@ -144,6 +160,18 @@ class Cluster:
     blocked: frozenset[str]
     jobs: Mapping[str, Sequence[Job]]
     default_partition: str | None
+    _releases: dict[str, Sequence[Release]] = field(default_factory=dict, repr=False, compare=False)
+
+    def releases(self, partition: str) -> Sequence[Release]:
+        """Return what the partition's running jobs give back, in the order of their ends.
+
+        Made when first asked for: a page of many profiles asks for the same partitions.
+        """
+        if partition not in self._releases:
+            ending = (job for job in self.jobs.get(partition, ()) if job.nodes)
+            found = (Release.of(job, job.end) for job in ending if job.end is not None)
+            self._releases[partition] = sorted(found, key=lambda release: release.at)
+        return self._releases[partition]
 
     @classmethod
     def of(
@@ -193,7 +221,7 @@ def availability_of(
     if fitting >= request.nodes and partition not in cluster.blocked:
         start = StartEstimate(kind="now", source="calculated")
     else:
-        start = _when_free(request, up, cluster.jobs.get(partition, ()), now)
+        start = _when_free(request, up, cluster.releases(partition), now)
     return Availability(
         nodes_idle=sum(node.idle for node in up),
         nodes_total=len(kind),
@@ -211,22 +239,21 @@ def availability_of(
 
 
 def _when_free(
-    request: Request, nodes: Sequence[Node], jobs: Sequence[Job], now: datetime
+    request: Request, nodes: Sequence[Node], releases: Sequence[Release], now: datetime
 ) -> StartEstimate:
     """Walk through the ends of the running jobs until enough nodes have room."""
     cpus = {node.name: node.cpus_idle for node in nodes}
     gpus = {node.name: request.gpus_free_on(node) for node in nodes}
-    ends = sorted(
-        (job for job in jobs if job.end is not None and job.nodes), key=lambda job: job.end or now
-    )
-    for job in ends:
-        for name in expand_hosts(job.node_list):
+    room = {name for name in cpus if cpus[name] >= request.cpus and gpus[name] >= request.gpus}
+    for release in releases:
+        for name in release.hosts:
             if name in cpus:
-                cpus[name] += job.cpus // job.nodes
-                gpus[name] += sum(parse_gres(job.gres).values())
-        room = sum(cpus[name] >= request.cpus and gpus[name] >= request.gpus for name in cpus)
-        if room >= request.nodes and job.end is not None:
-            return StartEstimate(kind="at", at=max(job.end, now), source="calculated")
+                cpus[name] += release.cpus
+                gpus[name] += release.gpus
+                if cpus[name] >= request.cpus and gpus[name] >= request.gpus:
+                    room.add(name)
+        if len(room) >= request.nodes:
+            return StartEstimate(kind="at", at=max(release.at, now), source="calculated")
     return StartEstimate()
 
 

@@ -98,6 +98,7 @@ class Poller:
         self.problem: str | None = None
         self.queries = 0
         self._asked_at = 0.0
+        self._not_before = 0.0
         self._accounting_failures = 0
         self._watches: dict[str, Watch] = {}
         self._ticked = asyncio.Event()
@@ -126,6 +127,13 @@ class Poller:
         watch.pace = pace
         if pace >= Pace.STARTING:
             self._wake.set()
+
+    def postpone(self, seconds: float) -> None:
+        """Let the next query at rest wait for so long: who calls this asks meanwhile.
+
+        Nothing is postponed while a server starts, waits or stops.
+        """
+        self._not_before = asyncio.get_running_loop().time() + seconds
 
     @property
     def age_seconds(self) -> float | None:
@@ -162,15 +170,21 @@ class Poller:
         started = loop.time()
         while True:
             self._wake.clear()
-            left = started + self._interval() - loop.time()
+            due = started + self._interval()
+            if self._pace() in {None, Pace.REST}:
+                due = max(due, self._not_before)
+            left = due - loop.time()
             if left <= 0:
                 return
             with suppress(TimeoutError):
                 # a watch in a hurry shortens the pause, but never below its own interval
                 await asyncio.wait_for(self._wake.wait(), left)
 
+    def _pace(self) -> Pace | None:
+        return max((watch.pace for watch in self._watches.values()), default=None)
+
     def _interval(self) -> float:
-        pace = max((watch.pace for watch in self._watches.values()), default=None)
+        pace = self._pace()
         seconds = self.intervals.at(pace)
         if self.failures:
             hurried = pace is not None and pace >= Pace.STARTING

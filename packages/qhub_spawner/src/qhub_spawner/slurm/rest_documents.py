@@ -23,6 +23,7 @@ from qhub_spawner.slurm.script import Submission
 _REFUSALS = frozenset(range(2000, 3000)) - {2027}
 _NOTHING_FOUND = 9003
 _BAD_REQUEST = 400
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def _minutes(text: str) -> int:
@@ -83,6 +84,9 @@ def job_description(submission: Submission) -> dict[str, Any]:
     if unknown:
         msg = f"slurmrestd cannot be given --{unknown[0]}; use the command-line transport for it"
         raise SlurmRejectedError(msg)
+    for name, value in submission.environment.items():
+        if "\0" in value or _VARIABLE.fullmatch(name) is None:
+            raise SlurmRejectedError(f"the environment cannot hold a variable {shown(name)}")
     job: dict[str, Any] = {
         "name": submission.name,
         "comment": submission.comment,

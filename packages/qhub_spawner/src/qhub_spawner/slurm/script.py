@@ -76,8 +76,11 @@ def account_name(user: str) -> str:
 
 
 def comment(hub_id: str, user: str, server_name: str, spawn_id: str) -> str:
-    """Return the job's comment: whose it is, for people and for `sacct`."""
-    owner = {"qhub": hub_id, "user": user, "server": server_name, "spawn": spawn_id}
+    """Return the job's comment: whose it is, for people and for `sacct`.
+
+    A server's name may be of any length, a comment not: the rest of it is left out.
+    """
+    owner = {"qhub": hub_id, "user": user, "server": server_name[:100], "spawn": spawn_id}
     return json.dumps(owner, ensure_ascii=True, separators=(",", ":"))
 
 

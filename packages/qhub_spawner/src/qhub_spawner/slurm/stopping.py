@@ -44,6 +44,8 @@ async def end_job(
         try:
             await _cancel(door, watch, None)
             problem = ""
+            if poller.failures:  # Slurm answers again: do not sit out the pause after a failure
+                await poller.fresh()
         except SlurmError as error:
             problem = f"; scancel: {error}"
         if await _over_within(poller, watch, min(pause, max(0.1, deadline - loop.time()))):

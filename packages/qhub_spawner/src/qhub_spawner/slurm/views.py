@@ -1,8 +1,8 @@
 """What the options page shows of the cluster: one cache for all, at most one query an interval.
 
 A thousand people who open the page cost Slurm nothing more than one. While somebody looks, each
-interval brings exactly one query, for whatever is most out of date: the nodes, the queue (which the
-poller mostly keeps fresh anyway), or Slurm's own estimate for one profile that cannot start now.
+interval brings exactly one query: by turns the queue, and the nodes or Slurm's own estimate for one
+profile that cannot start now. At rest these take the place of the poller's own queries.
 """
 
 from __future__ import annotations
@@ -53,10 +53,12 @@ class Views:
         self.machines: Machines | None = None
         self.queries = 0
         self._machines_at = 0.0
+        self._queue_next = False
         self._looked = asyncio.Event()
         self._looked_at = 0.0
         self._estimates: dict[str, _Asked] = {}
         self._cluster: tuple[object, object, Cluster] | None = None
+        self._views: dict[str, tuple[Profile, Availability]] = {}
         self._filling: asyncio.Task[None] | None = None
         self._filled_at = -math.inf
 
@@ -91,9 +93,9 @@ class Views:
         if queue is None or machines is None:
             return Availability(stale=True)
         now = datetime.now(UTC)
-        as_of = min(queue.taken, machines.taken)
-        stale = self._is_old()
-        view = availability_of(profile, cluster, as_of=as_of, now=now, stale=stale)
+        view = self._calculated(profile, cluster, min(queue.taken, machines.taken), now)
+        if self._is_old():
+            view = replace(view, stale=True)
         if view.start.kind == "now" or view.nodes_total is None:
             self._estimates.pop(profile.slug, None)
             return view
@@ -103,6 +105,17 @@ class Views:
         asked.looked = self._looked_at
         if asked.at is not None and asked.at > now:
             return replace(view, start=StartEstimate("at", asked.at, "slurm"))
+        return view
+
+    def _calculated(
+        self, profile: Profile, cluster: Cluster, as_of: datetime, now: datetime
+    ) -> Availability:
+        """Work out once for each answer of Slurm what everybody then sees."""
+        known = self._views.get(profile.slug)
+        if known is not None and (known[0] is profile or known[0] == profile):
+            return known[1]
+        view = availability_of(profile, cluster, as_of=as_of, now=now, stale=False)
+        self._views[profile.slug] = profile, view
         return view
 
     def _is_old(self) -> bool:
@@ -123,7 +136,7 @@ class Views:
             or self._cluster[1] is not machines
         ):
             cluster = Cluster.of(machines.nodes, queue.jobs, machines.default_partition)
-            self._cluster = (queue, machines, cluster)
+            self._cluster, self._views = (queue, machines, cluster), {}
         return self._cluster[2]
 
     async def run(self) -> None:
@@ -157,26 +170,32 @@ class Views:
         return self.machines
 
     async def _one_query(self) -> None:
-        now = time.monotonic()
-        interval = self.interval_seconds
+        """Ask one thing: the queue at every other turn, else the nodes or for an estimate.
+
+        At rest this takes the place of the poller's own queries, so that people who look cost
+        Slurm nothing more than it is asked anyway.
+        """
+        if self.poller.failures:
+            return  # the poller finds out when Slurm answers again, with growing patience
+        now, interval = time.monotonic(), self.interval_seconds
         queue_age = self.poller.age_seconds
-        if queue_age is None or queue_age > 3 * interval:
+        if self.poller.intervals.rest >= interval:
+            self.poller.postpone(1.5 * interval)
+        if queue_age is None or (self._queue_next and queue_age > 0.9 * interval):
+            self._queue_next = False
             self.queries += 1
             await self.poller.fresh()
             return
-        if now - self._machines_at > 2 * interval:
-            await self.refresh_machines()
-            return
+        self._queue_next = True
         due = [
             asked
             for asked in self._estimates.values()
             if now - asked.taken > 6 * interval and now - asked.looked < 6 * interval
         ]
-        if due:
-            asked = min(due, key=lambda one: one.taken)
-            asked.taken = now
-            self.queries += 1
-            asked.at = await asked.ask(asked.profile)
-        elif queue_age > interval:
-            self.queries += 1
-            await self.poller.fresh()
+        if not due or now - self._machines_at > 3.5 * interval:
+            await self.refresh_machines()
+            return
+        asked = min(due, key=lambda one: one.taken)
+        asked.taken = now
+        self.queries += 1
+        asked.at = await asked.ask(asked.profile)

@@ -74,10 +74,12 @@
   let spokenWords = "";
   let spokenAt = 0;
   const speak = (words) => {
-    if (words === spokenWords || Date.now() - spokenAt < QUIET_MS) return;
+    if (words === spokenWords) return true;
+    if (Date.now() - spokenAt < QUIET_MS) return false;
     spokenWords = words;
     spokenAt = Date.now();
     spoken.textContent = words;
+    return true;
   };
 
   let heard = "";
@@ -89,7 +91,8 @@
     const now = `${card.dataset.slug} ${live.dataset.start} ${live.classList.contains("qhub-old")}`;
     const headline = live.querySelector("[data-live=headline]").textContent;
     if (heard && heard !== now && heard.startsWith(`${card.dataset.slug} `) && headline) {
-      speak(`${card.querySelector(".qhub-name").textContent.trim()}: ${headline}`);
+      const name = card.querySelector(".qhub-name").textContent.trim();
+      if (!speak(`${name}: ${headline}`)) return; // still news when it is quiet no more
     }
     heard = now;
   };
