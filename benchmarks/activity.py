@@ -47,9 +47,7 @@ class Forks:
 
     def __enter__(self) -> Self:
         try:
-            self._socket = socket.socket(
-                socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_CONNECTOR
-            )
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_CONNECTOR)
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
             self._socket.bind((0, _CN_IDX_PROC))
             self._say(_LISTEN)

@@ -11,7 +11,7 @@ from typing import Self
 
 class _Handler(BaseHTTPRequestHandler):
     # the hub looks whether a server speaks its version before it believes that it runs
-    def do_GET(self) -> None:  # noqa: N802 - http.server names methods so
+    def do_GET(self) -> None:
         body = b"{}"
         self.send_response(200)
         self.send_header("X-JupyterHub-Version", version("jupyterhub"))

@@ -83,7 +83,7 @@ class Sleepers:
 
 def fill_busy_partition(slurm: SlurmSystem, user: str) -> int:
     """Start the one job that fills the partition `busy`; returns its id."""
-    job = slurm.sbatch(user, "exec sleep infinity", "--partition=busy", "--mem=10M", "--time=8:00:00")
+    options = ("--partition=busy", "--mem=10M", "--time=2:00:00")
+    job = slurm.sbatch(user, "exec sleep infinity", *options)
     slurm.wait_until(lambda: slurm.job_state(job) == "RUNNING", 30, "the job that fills `busy`")
     return job
-

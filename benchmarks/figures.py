@@ -20,7 +20,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
         ValueError: There are no values, or `percent` is not above 0 and at most 100.
     """
     if not values or not 0 < percent <= 100:
-        msg = f"percentile of {len(values)} values at {percent}: expected some, and 0 < percent <= 100"
+        msg = f"percentile {percent} of {len(values)} values: expected some, and 0 < percent <= 100"
         raise ValueError(msg)
     return sorted(values)[math.ceil(len(values) * percent / 100) - 1]
 

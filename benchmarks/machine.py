@@ -21,8 +21,9 @@ def described() -> str:
     names = ("jupyterhub", "batchspawner")
     packages = ", ".join(f"{name} {version(name)}" for name in names)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    kernel = platform.release().partition("-")[0]
     return (
-        f"{os.cpu_count()} cores, {memory:.0f} GiB, {_system()}, Linux {platform.release().partition('-')[0]}, "
+        f"{os.cpu_count()} cores, {memory:.0f} GiB, {_system()}, Linux {kernel}, "
         f"Python {platform.python_version()}\n"
         f"{slurm}, {packages}; load average before the run {load}"
     )

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 
 from tests.systems.processes import wait_until
@@ -131,10 +130,7 @@ class Bench:
 
     def stock(self) -> SlurmHub:
         """Make the stock hub."""
-        hub = StockHub(
-            self.slurm, partition="busy", memory="10M", config=_COMMON + _STOCK
-        )
-        return hub
+        return StockHub(self.slurm, partition="busy", memory="10M", config=_COMMON + _STOCK)
 
     @contextmanager
     def with_servers(
@@ -198,8 +194,10 @@ class Bench:
         if more:
             self.slurm.run(["scancel", *more])
         self.slurm.wait_until(
-            lambda: self._jobs("PD", "busy") == 0
-            and self._jobs("R,CG", "big") == len(self.sleepers.all),
+            lambda: (
+                self._jobs("PD", "busy") == 0
+                and self._jobs("R,CG", "big") == len(self.sleepers.all)
+            ),
             START_SECONDS,
             "the end of the jobs that were started",
         )

@@ -15,10 +15,7 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     Raises:
         ValueError: A row has another number of cells than the heading.
     """
-    widths = [
-        max(len(row[column]) for row in (heading, *rows))
-        for column, _ in enumerate(heading)
-    ]
+    widths = [max(len(row[column]) for row in (heading, *rows)) for column, _ in enumerate(heading)]
     lines = []
     for row in (heading, tuple("-" * width for width in widths), *rows):
         first, *rest = zip(row, widths, strict=True)

@@ -31,7 +31,7 @@ LOOK_SECONDS = 0.01
 RATIO_GOAL = 0.6
 OVER_FLOOR_GOAL = 1.0
 RESOURCES = ("--partition=general", "--mem=600M", "--cpus-per-task=1", "--time=1:00:00")
-# Starts that need a server's token or address end with the job they belong to.
+# What belongs to one job, and is given anew to the next.
 _OF_THE_JOB = ("SLURM_", "JUPYTERHUB_API_TOKEN", "JUPYTERHUB_SERVICE_URL", "JPY_API_TOKEN")
 
 

@@ -33,7 +33,7 @@ class Visitor:
     async def log_in(self) -> None:
         """Log in at the hub's form (the dummy authenticator takes any password)."""
         await self.client.get("hub/login")
-        fields = {"username": self.name, "password": "x", "_xsrf": self._xsrf}  # noqa: S106
+        fields = {"username": self.name, "password": "x", "_xsrf": self._xsrf}
         answer = await self.client.post("hub/login", data=fields)
         if answer.status_code != 302:
             msg = f"logging in as {self.name}: the hub answered {answer.status_code}"
@@ -41,7 +41,9 @@ class Visitor:
 
     @property
     def _xsrf(self) -> str:
-        return next(cookie.value or "" for cookie in self.client.cookies.jar if cookie.name == "_xsrf")
+        return next(
+            cookie.value or "" for cookie in self.client.cookies.jar if cookie.name == "_xsrf"
+        )
 
     async def open_page(self, holds: str) -> None:
         """Open the options page, which must hold a certain text."""

@@ -183,6 +183,4 @@ _UNKNOWN = "Invalid job id specified"
 
 
 def _said(exit_code: int, stdout: str = "", stderr: str = "") -> Answer:
-    return Answer(
-        0, json.dumps({"exit_code": exit_code, "stdout": stdout, "stderr": stderr}), ""
-    )
+    return Answer(0, json.dumps({"exit_code": exit_code, "stdout": stdout, "stderr": stderr}), "")

@@ -64,7 +64,7 @@ def served(backend_hub: BackendHub) -> Served:
 
 
 async def test_what_the_server_gets(backend_hub: BackendHub, served: Served) -> None:
-    """It runs as the right account, at home, with the environment of hub and profile, and no more."""
+    """It runs as the right account, at home, with the environment of hub and profile alone."""
     seen = await served.look()
     environment = seen["environment"]
     assert seen["account"] == backend_hub.account
@@ -86,7 +86,11 @@ async def test_it_is_reached_through_the_proxy(backend_hub: BackendHub, served: 
     assert model is not None
     assert model["ready"]
     assert model["user_options"] == {"profile": "good", "options": {}}
-    port = int((await served.look())["environment"]["JUPYTERHUB_SERVICE_URL"].rsplit(":", 1)[1].split("/")[0])
+    port = int(
+        (await served.look())["environment"]["JUPYTERHUB_SERVICE_URL"]
+        .rsplit(":", 1)[1]
+        .split("/")[0]
+    )
     assert port >= 1024
 
 
@@ -112,8 +116,9 @@ async def test_the_hub_is_killed(backend_hub: BackendHub, served: Served) -> Non
     backend_hub.hub.wait_ready("alice")
     after = await served.look()
     assert (after["server"], after["job"]) == (before["server"], before["job"])
-    assert after["environment"]["JUPYTERHUB_SERVICE_URL"] == (
-        before["environment"]["JUPYTERHUB_SERVICE_URL"]
+    assert (
+        after["environment"]["JUPYTERHUB_SERVICE_URL"]
+        == (before["environment"]["JUPYTERHUB_SERVICE_URL"])
     )
 
 

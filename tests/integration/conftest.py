@@ -89,7 +89,9 @@ def cancel_all(cluster: Any, hub_id: str = "") -> None:
     with contextlib.suppress(NotReadyError):
         out = cluster.run(["squeue", "-h", "-a", "-o", "%A %j"]).stdout
         ids = [
-            line.split()[0] for line in out.splitlines() if line.split()[1].startswith(f"qhub-{hub_id}")
+            line.split()[0]
+            for line in out.splitlines()
+            if line.split()[1].startswith(f"qhub-{hub_id}")
         ]
         if ids:
             cluster.run(["scancel", *ids], check=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ HOUR = 3600
 
 
 @pytest.fixture
-def stepping(cluster: Any, drill_on: Any, transport: str) -> Iterator[tuple[Drill, Callable[[int], None]]]:
+def stepping(cluster: Any, drill_on: Any, transport: str) -> tuple[Drill, Callable[[int], None]]:
     """A hub whose wall clock (not its monotonic one) is as many seconds off as was said last."""
     try:
         debian.ensure(["libfaketime"])
@@ -39,7 +39,7 @@ def stepping(cluster: Any, drill_on: Any, transport: str) -> Iterator[tuple[Dril
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    yield drill_on(transport, environment=environment), step
+    return drill_on(transport, environment=environment), step
 
 
 def test_clock_steps(stepping: tuple[Drill, Callable[[int], None]]) -> None:
@@ -75,7 +75,9 @@ def assert_off(drill: Drill, seconds: int) -> None:
     """The hub's own clock, by which it stamps its log, is off by so many seconds."""
 
     def off() -> bool:
-        lines = [line for line in drill.hub.log.read_text().splitlines() if line.startswith("[I 20")]
+        lines = [
+            line for line in drill.hub.log.read_text().splitlines() if line.startswith("[I 20")
+        ]
         # [I 2026-11-21 06:57:13.323 JupyterHub app:3946] …   (local time, without a zone)
         stamp = datetime.strptime(lines[-1][3:22], "%Y-%m-%d %H:%M:%S")  # noqa: DTZ007
         difference = (stamp - datetime.now()).total_seconds()  # noqa: DTZ005

@@ -1,4 +1,4 @@
-"""Drills: a part of Slurm is away, slow, or talks nonsense. What is unknown is never taken for over."""
+"""Drills: a part of Slurm is away, slow, or talks nonsense. The unknown is never taken for over."""
 
 from __future__ import annotations
 

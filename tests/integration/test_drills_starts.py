@@ -204,7 +204,7 @@ def small_disk(cluster: Any) -> Iterator[Path]:
 
 
 def test_disk_full(drill_on: Any, small_disk: Path) -> None:
-    """A start that cannot be written down is not submitted, or its job is ended; nothing else is."""
+    """A start that cannot be written down is not submitted, or its job is ended; no other is."""
     drill = drill_on(config=f'c.JupyterHub.db_url = "sqlite:///{small_disk}/hub.sqlite"')
     filler = small_disk / "filler"
     (running,) = drill.start("running")

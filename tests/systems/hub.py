@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 from .kernel import run_in_kernel
@@ -180,7 +180,7 @@ class HubSystem:
         """Let it go on."""
         self.hub.signal(signal.SIGCONT)
 
-    def __enter__(self) -> HubSystem:
+    def __enter__(self) -> Self:
         """Start."""
         self.start()
         return self
@@ -269,8 +269,10 @@ class HubSystem:
 
         def stopped() -> bool:
             model = self.server(name, server)
-            return model is None or model.get("stopped") is True or (
-                not model.get("ready") and not model.get("pending")
+            return (
+                model is None
+                or model.get("stopped") is True
+                or (not model.get("ready") and not model.get("pending"))
             )
 
         wait_until(stopped, deadline_seconds, f"the end of {name}/{server}", poll_seconds=0.1)

@@ -1,4 +1,3 @@
-#!/usr/bin/python3 -I
 """A server that costs next to nothing, for drills with many: standard library only.
 
 It listens where JUPYTERHUB_SERVICE_URL says and answers every request with who and where it is.
@@ -14,6 +13,7 @@ import signal
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 kept: list[bytearray] = []
@@ -26,14 +26,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Say who and where this is."""
-        for mebibytes in parse_qs(urlsplit(self.path).query).get("allocate", []):
-            kept.append(bytearray(b"x") * (int(mebibytes) * 2**20))
+        wanted = parse_qs(urlsplit(self.path).query).get("allocate", [])
+        kept.extend(bytearray(b"x") * (int(mebibytes) * 2**20) for mebibytes in wanted)
         body = json.dumps(
             {
-                "job": int(os.environ.get("SLURM_JOB_ID", 0)),
+                "job": int(os.environ.get("SLURM_JOB_ID", "0")),
                 "node": os.environ.get("SLURMD_NODENAME", ""),
                 "server": os.environ.get("JUPYTERHUB_SERVER_NAME", ""),
-                "restarts": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+                "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
                 "pid": os.getpid(),
             }
         ).encode()
@@ -58,7 +58,7 @@ def main() -> None:
     """Serve until ended."""
     signal.signal(signal.SIGTERM, asked_to_end)
     hold = os.environ.get("STAND_IN_HOLD")
-    while hold and os.path.exists(hold):
+    while hold and Path(hold).exists():
         time.sleep(0.05)
     url = urlsplit(os.environ["JUPYTERHUB_SERVICE_URL"])
     server = ThreadingHTTPServer((url.hostname or "", url.port or 0), Handler)

@@ -134,8 +134,10 @@ def test_sudoers(capsys: pytest.CaptureFixture[str]) -> None:
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
     assert lines == [
         "Defaults!/usr/local/libexec/door env_reset, !requiretty, !use_pty, umask=0022",
-        "qhub ALL=(%users) NOPASSWD:NOSETENV: /usr/local/libexec/door"
-        " --slurm-bin\\=/usr/bin --slurm-conf\\=/etc/slurm/slurm.conf",
+        (
+            "qhub ALL=(%users) NOPASSWD:NOSETENV: /usr/local/libexec/door"
+            " --slurm-bin\\=/usr/bin --slurm-conf\\=/etc/slurm/slurm.conf"
+        ),
     ]
 
 
@@ -152,16 +154,22 @@ def test_sudoers_of_several_people() -> None:
         *(("runas", value) for value in ("root", "%root", "alice,root", "ALL", "PEOPLE", "")),
         *(("runas", value) for value in ("alice,", "!alice", "+net", "#0", "%#0", "-alice", "%")),
         *(("runas", value) for value in ("a b", "alice)", "alice:root", "alice, bob", "%:group")),
-        *(("hub_user", value) for value in ("ALL", "%users", "qhub,eve", "HUB", "", "#1000", "qhub ")),
+        *(
+            ("hub_user", value)
+            for value in ("ALL", "%users", "qhub,eve", "HUB", "", "#1000", "qhub ")
+        ),
         *(("door", value) for value in ("door", "", "/", "/usr/bin/", "/usr/*", "/a b", "/a,b")),
         *(("door", value) for value in ("/a/../b", "/a//b", "/a\\", "/a!", "/a=b", "/a:b", '/"a"')),
-        *(("slurm_bin", value) for value in ("bin", "/usr/bin ALL", "/usr/bin\nqhub ALL=(ALL) ALL")),
+        *(
+            ("slurm_bin", value)
+            for value in ("bin", "/usr/bin ALL", "/usr/bin\nqhub ALL=(ALL) ALL")
+        ),
         *(("slurm_conf", value) for value in ("x", "/etc/*", "/etc/[a]", "/etc/?", "/etc/$X")),
     ],
 )
 def test_sudoers_refused(field: str, value: str) -> None:
     """Root, everybody, aliases, negations, folders, wildcards and whatever else sudo reads."""
-    with pytest.raises(ValueError, match="expected|includes root"):
+    with pytest.raises(ValueError, match=r"expected|includes root"):
         sudoers(**{**RULE, field: value})
 
 

@@ -78,7 +78,9 @@ async def test_end_waits_for_late_accounting() -> None:
     assert watch.ending == CANCELLED
 
 
-@pytest.mark.parametrize("reason", ["too late", "somebody waits", "accounting is away", "none kept"])
+@pytest.mark.parametrize(
+    "reason", ["too late", "somebody waits", "accounting is away", "none kept"]
+)
 async def test_end_does_not_wait_for_ever(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The queue's word stands when accounting stays behind, is away or absent, or time presses."""
     door = ScriptedDoor([job(JobState.CANCELLED)])
@@ -112,7 +114,9 @@ async def test_end_does_not_wait_for_ever(reason: str, monkeypatch: pytest.Monke
         (AccountingSilentError(), True, JobState.UNKNOWN),
     ],
 )
-async def test_job_missing_from_the_queue(accounting: Any, lost: Any, ends: JobState | None) -> None:
+async def test_job_missing_from_the_queue(
+    accounting: Any, lost: Any, ends: JobState | None
+) -> None:
     """A missing job is over when accounting says so, or knows nothing and slurmctld says so."""
     door = ScriptedDoor([])
     door.accounting, door.lost = accounting, lost

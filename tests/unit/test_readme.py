@@ -161,6 +161,7 @@ def commands(text: str) -> list[list[str]]:
         while words:
             cut = next((i for i, word in enumerate(words) if word in {"|", "&&"}), len(words))
             command, words = words[:cut], words[cut + 1 :]
+            command = command[: command.index(">")] if ">" in command else command
             while command and (command[0] in {"sudo", "env", "-n", "--"} or "=" in command[0]):
                 command = command[1:]
                 if command[:1] == ["-u"]:

@@ -83,7 +83,7 @@ async def test_patience_begins_anew(clock: Any) -> None:
     ],
 )
 async def test_leaves_others_alone(clock: Any, other: Job) -> None:
-    """Jobs of other hubs, of no hub, and those that are over or on their way out are not touched."""
+    """Jobs of other hubs, of no hub, and those that are over or about to be are not touched."""
     door = ScriptedDoor()
     reaper = reaper_of(door)
     for _ in range(5):

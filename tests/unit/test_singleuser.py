@@ -1,4 +1,4 @@
-"""The program that starts a server inside a job: the port, whose it is, and the report to the hub."""
+"""The program that starts a server inside a job: its port, whose it is, and the report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -111,7 +111,9 @@ class TestBind:
 
     def test_a_foreign_host(self) -> None:
         """An address that is not of this machine cannot be bound."""
-        with pytest.raises(SystemExit, match=r"listen at 198.18.255.254.*is c.QHubSpawner.ip right"):
+        with pytest.raises(
+            SystemExit, match=r"listen at 198.18.255.254.*is c.QHubSpawner.ip right"
+        ):
             singleuser.bind("198.18.255.254")
 
     def test_facing(self) -> None:
@@ -124,8 +126,8 @@ class TestBind:
 class Hub(http.server.BaseHTTPRequestHandler):
     """A hub that answers what it is told to."""
 
-    statuses: list[int]
-    requests: list[tuple[str, str | None, Any]]
+    statuses: ClassVar[list[int]]
+    requests: ClassVar[list[tuple[str, str | None, Any]]]
 
     def do_POST(self) -> None:
         """Take a report."""
@@ -146,8 +148,8 @@ def hub() -> Iterator[tuple[str, type[Hub]]]:
     """A hub on loopback: its API's address, and what it was asked."""
 
     class Fresh(Hub):
-        statuses: list[int] = []
-        requests: list[tuple[str, str | None, Any]] = []
+        statuses: ClassVar[list[int]] = []
+        requests: ClassVar[list[tuple[str, str | None, Any]]] = []
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Fresh) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -172,6 +174,7 @@ class TestReport:
     """Host and port, with the server's own token, until the hub has them."""
 
     def report(self, url: str, server: int | None = None) -> bool:
+        """Report an address of a server that lives."""
         return singleuser.report(url, "token-7", "198.18.0.7", 4711, server or os.getpid())
 
     def test_once(self, hub: Any) -> None:
@@ -261,9 +264,11 @@ class TestWaiting:
 SERVER = """
 import http.server, os, urllib.parse
 parts = urllib.parse.urlsplit(os.environ["JUPYTERHUB_SERVICE_URL"])
-keys = {name: open(path).read() for name, path in os.environ.items() if name.startswith("JUPYTERHUB_SSL")}
-print(os.getpid(), parts.hostname, parts.port, parts.path, keys, "QHUB_SSL_KEY" in os.environ, flush=True)
-http.server.HTTPServer((parts.hostname, parts.port), http.server.BaseHTTPRequestHandler).handle_request()
+keys = {key: open(path).read() for key, path in os.environ.items() if "JUPYTERHUB_SSL" in key}
+left = "QHUB_SSL_KEY" in os.environ
+print(os.getpid(), parts.hostname, parts.port, parts.path, keys, left, flush=True)
+where = parts.hostname, parts.port
+http.server.HTTPServer(where, http.server.BaseHTTPRequestHandler).handle_request()
 """
 
 
@@ -272,6 +277,7 @@ class TestAsAProgram:
     """The file alone, run as the batch script runs it."""
 
     def run(self, api_url: str, *argv: str, **more: str) -> subprocess.Popen[str]:
+        """Start the program."""
         environment = {
             "PATH": os.environ["PATH"],
             "JUPYTERHUB_API_URL": api_url,
@@ -290,6 +296,7 @@ class TestAsAProgram:
             )
 
     def error_of(self, process: subprocess.Popen[str]) -> str:
+        """Return what it said when it failed."""
         with process:
             assert process.wait(20) == 1
             assert process.stderr is not None
@@ -329,6 +336,14 @@ class TestAsAProgram:
         """Its usage."""
         err = self.error_of(self.run("http://127.0.0.1:1/hub/api"))
         assert "usage: singleuser.py COMMAND" in err
+
+    @pytest.mark.parametrize(("ip", "hub"), [("[::]", "127.0.0.1"), ("0.0.0.0", "[::1]")])
+    def test_another_version_of_ip(self, ip: str, hub: str) -> None:
+        """A server that would listen where the hub cannot come from ends at once, and says why."""
+        where = {"JUPYTERHUB_SERVICE_URL": f"http://{ip}:0/user/alice/"}
+        err = self.error_of(self.run(f"http://{hub}:1/hub/api", "true", **where))
+        assert f"c.QHubSpawner.ip is '{ip.strip('[]')}'" in err
+        assert "Traceback" not in err
 
     def test_an_address_that_the_node_has_not(self) -> None:
         """A configured ip that is wrong for this node is named."""

@@ -23,6 +23,7 @@ CLUSTER = Cluster.of(NODES, JOBS, default_partition(recorded.text("machines.txt"
 
 
 def profile(**fields: Any) -> Profile:
+    """Return a profile for the GPU partition, or another."""
     slurm = fields.pop("slurm", {"partition": "gpu", "qos": "gpu"})
     return Profile.model_validate(
         {"slug": "x", "display_name": "X", "slurm": slurm, "memory": "100M", **fields}
@@ -30,6 +31,7 @@ def profile(**fields: Any) -> Profile:
 
 
 def look(asked: Profile, cluster: Cluster = CLUSTER) -> Any:
+    """Return what it would meet in the recording."""
     return availability_of(asked, cluster, as_of=NOW, now=NOW, stale=False)
 
 

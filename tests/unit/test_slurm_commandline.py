@@ -134,10 +134,7 @@ class TestSubmit:
     @pytest.mark.parametrize(
         "stderr",
         [
-            "sudo: a password is required\n",
-            "sudo: unknown user: alice\n",
-            "Sorry, user qhub is not allowed to execute '/opt/door' as bob on h.\n",
-            "qhub is not in the sudoers file.  This incident will be reported.\n",
+            "sudo: account validation failure, is your account locked?\n",
             "sudo: /opt/door: command not found\n",
             "usage: door --slurm-bin=FOLDER [--slurm-conf=FILE] < request; not []\n",
         ],
@@ -145,6 +142,27 @@ class TestSubmit:
     async def test_sudo_refused(self, stderr: str) -> None:
         """The door never ran: nothing was submitted."""
         with pytest.raises(SlurmUnavailableError, match="cannot act as alice"):
+            await Canned(Answer(1, "", stderr)).submit("alice", SUBMISSION)
+
+    @pytest.mark.parametrize(
+        ("stderr", "words"),
+        [
+            ("sudo: a password is required\n", "may not start jobs as 'alice'"),
+            ("sudo: unknown user: alice\n", "no account 'alice'"),
+            ("sudo: unknown user alice\n", "no account 'alice'"),
+            (
+                "Sorry, user qhub is not allowed to execute '/opt/door' as alice on h.\n",
+                "may not start jobs as 'alice'",
+            ),
+            (
+                "qhub is not in the sudoers file.  This incident will be reported.\n",
+                "may not start jobs as 'alice'",
+            ),
+        ],
+    )
+    async def test_nobody_the_hub_may_act_as(self, stderr: str, words: str) -> None:
+        """Asking again would not help: it is a no, in words for the person."""
+        with pytest.raises(SlurmRejectedError, match=words):
             await Canned(Answer(1, "", stderr)).submit("alice", SUBMISSION)
 
     async def test_refused_by_the_door(self) -> None:
@@ -269,6 +287,7 @@ class TestProcesses:
     """Real processes, harmless ones."""
 
     def door(self, tmp_path: Any, script: str, **options: Any) -> CommandLineDoor:
+        """Return a door whose every command is this script."""
         for command in ("squeue", "door"):
             path = tmp_path / command
             path.write_text(f"#!/bin/sh\n{script}\n")
@@ -301,7 +320,15 @@ class TestProcesses:
         with pytest.raises(SlurmUnavailableError):
             await door.queue()
         names = {line.partition("=")[0] for line in (tmp_path / "environment").read_text().split()}
-        assert names <= {"PATH", "SLURM_TIME_FORMAT", "LC_ALL", "SQUEUE_FORMAT", "PWD", "_", "SHLVL"}
+        assert names <= {
+            "PATH",
+            "SLURM_TIME_FORMAT",
+            "LC_ALL",
+            "SQUEUE_FORMAT",
+            "PWD",
+            "_",
+            "SHLVL",
+        }
 
     async def test_output_that_is_no_text(self, tmp_path: Any) -> None:
         """Bytes of any kind are read, and then found garbled."""

@@ -47,7 +47,7 @@ def test_unknown_is_never_over(text: str) -> None:
     """Nothing but Slurm's own words for an end ends a job."""
     state = JobState.parse(text)
     if state.over:
-        assert text.split()[0].upper().rstrip("+") in state.value
+        assert text.split(maxsplit=1)[0].upper().rstrip("+") in state.value
     assert not JobState.UNKNOWN.over
     assert not JobState.UNKNOWN.waiting
 

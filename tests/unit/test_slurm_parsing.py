@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
@@ -31,15 +32,19 @@ HEADINGS = recorded.text("queue.txt").splitlines(keepends=True)[0]
 
 
 def recorded_queue() -> dict[int, Job]:
+    """Return the recorded jobs by id."""
     return {job.job_id: job for job in parse_queue(recorded.text("queue.txt"), recorded.MARK)}
 
 
 def line(job_id: int, name: str, mark: str = recorded.MARK) -> str:
+    """Return a line of squeue with that name."""
     fields = "RUNNING|None|alice|general|1|1|1|N/A|1795241405|1795241408|1795243208|30:00|cn01|cn01"
     return f"{mark}|{job_id}|{fields}|{name}|{mark}\n"
 
 
 class TestQueue:
+    """squeue."""
+
     def test_recorded_states(self) -> None:
         """Every kind of job of the recording has its state."""
         queue = recorded_queue()
@@ -180,13 +185,13 @@ class TestQueue:
     @given(st.text(alphabet=f"{recorded.MARK}|\n:-+NA", max_size=200))
     def test_any_text(self, text: str) -> None:
         """Every text is either read or refused with our own error."""
-        try:
+        with suppress(GarbledAnswerError):
             parse_queue(HEADINGS + text, recorded.MARK)
-        except GarbledAnswerError:
-            pass
 
 
 class TestAccounting:
+    """sacct."""
+
     def test_recorded(self) -> None:
         """Accounting's word on every kind of end."""
         endings = parse_accounting(recorded.text("endings.txt"))
@@ -243,6 +248,8 @@ class TestAccounting:
 
 
 class TestNodes:
+    """sinfo."""
+
     def test_recorded(self) -> None:
         """Nodes with partition, load, memory, GPUs and the partition's longest walltime."""
         nodes = {node.name: node for node in parse_nodes(recorded.text("machines.txt"))}
@@ -278,6 +285,8 @@ class TestNodes:
 
 
 class TestLimits:
+    """sacctmgr."""
+
     def test_recorded(self) -> None:
         """A user's accounts, QOS and longest walltime; accounts themselves are nobody."""
         limits = limits_of(parse_associations(recorded.text("limits.txt")))
@@ -303,6 +312,8 @@ class TestLimits:
 
 
 class TestSubmitted:
+    """sbatch."""
+
     def test_recorded(self) -> None:
         """The id that --parsable prints."""
         assert parse_submitted(recorded.text("sbatch-parsable.txt")) > 0
@@ -323,6 +334,8 @@ class TestSubmitted:
 
 
 class TestEstimate:
+    """sbatch --test-only."""
+
     def test_recorded(self) -> None:
         """The start that --test-only prints, as SLURM_TIME_FORMAT=%s makes it."""
         found = parse_estimate(recorded.text("sbatch-test-only.txt"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ IDS = recorded.jobs()
 
 
 def answers(name: str) -> list[tuple[str, int, bytes]]:
+    """Return recorded answers: what was asked, the status, the body."""
     return [
         (each["what"], each["code"], json.dumps(each["body"]).encode())
         for each in recorded.document(f"rest-{name}.json")
@@ -39,15 +41,19 @@ def answers(name: str) -> list[tuple[str, int, bytes]]:
 
 
 def body(name: str, number: int = 0) -> dict[str, Any]:
+    """Return one recorded answer, checked."""
     return checked(*answers(name)[number])
 
 
 def submission(options: dict[str, str | None]) -> Submission:
+    """Return a submission with a secret."""
     name = "qhub-a1-0000000000000001"
     return Submission(name, '{"user":"alice"}', options, "#!/bin/bash\n", {"TOKEN": "secret"})
 
 
 class TestRows:
+    """What comes back."""
+
     def test_recorded_queue_is_what_squeue_says(self) -> None:
         """Both transports see the same jobs."""
         rest = {job.job_id: job for job in rows(body("queue"), "jobs", job_of)}
@@ -126,13 +132,13 @@ class TestRows:
     )
     def test_any_row(self, row: dict[str, Any]) -> None:
         """Whatever a row holds, it is read or refused with our own error."""
-        try:
+        with suppress(GarbledAnswerError):
             list(rows({"jobs": [row]}, "jobs", job_of))
-        except GarbledAnswerError:
-            pass
 
 
 class TestVerdicts:
+    """What an answer means."""
+
     def test_recorded_refusals(self) -> None:
         """slurmctld's own no, with its words."""
         said = {}
@@ -195,13 +201,13 @@ class TestVerdicts:
     @given(st.integers(200, 599), st.binary(max_size=50))
     def test_any_answer(self, code: int, text: bytes) -> None:
         """Every answer is a document or an error of ours."""
-        try:
+        with suppress(SlurmError):
             assert isinstance(checked("x", code, text), dict)
-        except SlurmError:
-            pass
 
 
 class TestDescription:
+    """What goes there."""
+
     def test_every_field(self) -> None:
         """Each option has the field under which 22.05 takes it (held to the real one elsewhere)."""
         options = options_of(
@@ -286,7 +292,9 @@ class TestDescription:
         with pytest.raises(SlurmRejectedError, match=f"--{option}="):
             job_description(submission({option: value}))
 
-    @pytest.mark.parametrize(("name", "value"), [("A", "b\0c"), ("A=B", "c"), ("", "c"), ("A\n", "c")])
+    @pytest.mark.parametrize(
+        ("name", "value"), [("A", "b\0c"), ("A=B", "c"), ("", "c"), ("A\n", "c")]
+    )
     def test_an_environment_that_none_can_be(self, name: str, value: str) -> None:
         """It would be cut, or become another variable."""
         base = submission({})

@@ -28,11 +28,13 @@ ARGV = ("jupyterhub-singleuser",)
 
 
 def profile(**fields: Any) -> Profile:
+    """Return a profile for Slurm."""
     slurm = fields.pop("slurm", {"partition": "general"})
     return Profile.model_validate({"slug": "x", "display_name": "X", "slurm": slurm, **fields})
 
 
 def submission(options: dict[str, str | None], **fields: Any) -> Submission:
+    """Return a submission with a secret."""
     whole = {"name": "qhub-a1-0000000000000001", "comment": "", "script": "#!/bin/sh\n"}
     return Submission(**{**whole, **fields}, options=options, environment={"TOKEN": "secret"})
 
@@ -45,6 +47,8 @@ def bash_reads(script: str) -> subprocess.CompletedProcess[str]:
 
 
 class TestOptions:
+    """From a profile to sbatch's options."""
+
     def test_neutral_fields(self) -> None:
         """Cores and memory round up to what Slurm can count; walltime is in Slurm's form."""
         found = options_of(
@@ -132,6 +136,8 @@ class TestOptions:
 
 
 class TestComment:
+    """Whose a job is, for people."""
+
     @given(st.text())
     def test_is_one_line_of_ascii(self, server: str) -> None:
         """A server's name is JSON in plain ASCII, without control characters."""
@@ -147,6 +153,8 @@ class TestComment:
 
 
 class TestAccountName:
+    """Names of the hub's users that can be accounts."""
+
     @pytest.mark.parametrize("name", ["alice", "a", "_svc", "a.b-c_d", "A1"])
     def test_accepted(self, name: str) -> None:
         """Names that accounts have."""
@@ -179,6 +187,8 @@ class TestAccountName:
 
 
 class TestScript:
+    """The batch script."""
+
     def test_bash_understands_it(self) -> None:
         """The whole script with every part is valid bash."""
         whole = profile(

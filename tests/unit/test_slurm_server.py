@@ -1,4 +1,4 @@
-"""One server as one job: every start ends in a server or in nothing, and every stop says the truth."""
+"""One server as one job: a start ends in a server or in nothing, and a stop says the truth."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from qhub_spawner.slurm import submitting
 from qhub_spawner.slurm.door import AccountingSilentError
 from qhub_spawner.slurm.jobs import Job, JobState
 from qhub_spawner.slurm.poller import Poller
-from qhub_spawner.slurm.script import Defaults
+from qhub_spawner.slurm.script import Defaults, options_of
 from qhub_spawner.slurm.server import SlurmServer
 from tests.unit.scripted_door import LOG, SILENCE, ScriptedDoor, job, poller_of, until
 
@@ -77,6 +77,10 @@ class Backend:
         self.poller: Poller = poller_of(door)
         self.checked: list[str] = []
 
+    def options(self, profile: Profile, defaults: Defaults) -> dict[str, str | None]:
+        """Ask for what the profile says."""
+        return options_of(profile, defaults)
+
     async def check_host(self, host: str, job: Job) -> None:
         """Take the node's own name only."""
         self.checked.append(job.node_list)
@@ -92,8 +96,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submitting, "_SILENCE_SECONDS", 3.0)
     monkeypatch.setattr(submitting, "_GIVEN_UP_SECONDS", 0.2)
     monkeypatch.setattr(submitting, "_LONGEST_PAUSE_SECONDS", 0.02)
-    real = asyncio.sleep
-    monkeypatch.setattr(submitting.asyncio, "sleep", lambda seconds: real(min(seconds, 0.02)))
+    monkeypatch.setattr(submitting, "_PAUSE_SECONDS", 0.02)
 
 
 Make = Callable[..., tuple[SlurmServer, ScriptedDoor, Owner]]
@@ -186,7 +189,7 @@ async def test_nothing_is_submitted_that_is_not_on_record(make: Make) -> None:
 
 async def test_refusal_is_told(make: Make) -> None:
     """Slurm's own no ends the start with its words, as the person's fault."""
-    server, door, _ = make()
+    server, door, _ = make(None)
     door.submitted = SlurmRejectedError("Slurm refused it: Invalid account")
     with pytest.raises(StartFailedError, match="Invalid account") as caught:
         await server.start(launch())
@@ -239,9 +242,11 @@ async def test_end_during_the_start_is_told(make: Make) -> None:
 
 
 async def test_only_running_time_counts(make: Make) -> None:
-    """Neither waiting, nor suspension, nor silence uses up the time that a server has to come up."""
+    """Neither waiting, nor suspension, nor silence uses up the time a server has to come up."""
     still = [JobState.SUSPENDED] * 10 + [JobState.PENDING] * 10
-    server, door, _ = make(JobState.PENDING, JobState.RUNNING, *still, *([SILENCE] * 5), JobState.RUNNING)
+    server, door, _ = make(
+        JobState.PENDING, JobState.RUNNING, *still, *([SILENCE] * 5), JobState.RUNNING
+    )
     server.backend.startup_timeout = 0.15
     start = begin(server)
     await until(lambda: len(door.answers) == 1)

@@ -24,6 +24,7 @@ GRANTED = Granted(memory="600 MiB", walltime="2 h")
 
 
 def job(state: JobState = JobState.PENDING, **more: object) -> Job:
+    """Return a job of alice's."""
     return Job(7, state, "qhub-a1-0000000000000001", "alice", partition="general", **more)  # type: ignore[arg-type]
 
 

@@ -109,6 +109,7 @@ async def _finish(spawner: Any) -> None:
     try:
         spawner.place(await spawner.backend_server.resume())
     except StartFailedError as error:
+        spawner.last_failed = error.words
         failed = SpawnException(error.words, reason="start-failed", status_code=error.status_code)
         failed.jupyterhub_message = error.words
         raise failed from error

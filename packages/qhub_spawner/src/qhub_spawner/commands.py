@@ -30,9 +30,7 @@ _ALIAS = re.compile(r"[A-Z][A-Z0-9_]*")  # sudoers(5): ALL, and what a site may 
 _PATH = re.compile(r"(/[A-Za-z0-9_+\-][A-Za-z0-9_.+\-]*)+")
 
 
-def sudoers(
-    *, hub_user: str, runas: str, door: str, slurm_bin: str, slurm_conf: str | None
-) -> str:
+def sudoers(*, hub_user: str, runas: str, door: str, slurm_bin: str, slurm_conf: str | None) -> str:
     """Return the sudo rule that lets the hub's account run the door as its people, and no more.
 
     Args:

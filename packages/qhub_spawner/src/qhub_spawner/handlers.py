@@ -103,6 +103,17 @@ class PreselectingSpawnHandler(SpawnHandler):  # type: ignore[misc]
     The hub itself starts a server for whoever follows such a link.
     """
 
+    async def prepare(self) -> None:
+        """Refuse what is not UTF-8, at which the hub itself would fail with a 500."""
+        await super().prepare()
+        for arguments in (self.request.query_arguments, self.request.body_arguments):
+            try:
+                for values in arguments.values():
+                    for value in values:
+                        value.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise web.HTTPError(400, "a field or parameter is not UTF-8 text") from error
+
     def _get_user_options(self, query_options: Any) -> Any:
         if self.settings.get("spawner_class") is not None and hasattr(
             self.settings["spawner_class"], "options_model"

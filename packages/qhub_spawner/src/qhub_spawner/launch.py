@@ -43,7 +43,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """Where a server listens: a host name or an IP address (v6 without brackets), and a TCP port."""
+    """Where a server listens: a host name or IP address (v6 without brackets), and a TCP port."""
 
     host: str
     port: int

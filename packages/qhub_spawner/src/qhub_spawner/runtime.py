@@ -98,7 +98,9 @@ class HubRuntime(LoggingConfigurable):
                 self._take(load(self.source))
                 self.log.info("took up the changed profiles of %s", path)
             except ConfigurationError as error:
-                self.log.error("%s has changed and is not usable; going on as before:\n%s", path, error)
+                self.log.error(
+                    "%s has changed and is not usable; going on as before:\n%s", path, error
+                )
 
     # ---- backends ----
 
@@ -201,9 +203,7 @@ def attach(app: Any, spawner_class: Any) -> HubRuntime:
         return existing  # type: ignore[no-any-return]
     # a spawner of nobody, to read the configuration as every later one will
     probe = spawner_class(config=app.config)
-    runtime = HubRuntime(
-        parent=app, source=probe.profiles, cookie_secret=app.cookie_secret or b""
-    )
+    runtime = HubRuntime(parent=app, source=probe.profiles, cookie_secret=app.cookie_secret or b"")
     runtime.check()
     probe.warn_of_replaced_traits()
     runtime.recorded = lambda: _recorded(app.db)

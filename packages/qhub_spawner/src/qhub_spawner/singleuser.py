@@ -79,7 +79,7 @@ def listener_uid(host: str, port: int) -> int | None:
     addresses, found = _as_the_kernel_writes(host), None
     for table in TABLES:
         try:
-            with open(table, encoding="ascii") as lines:
+            with open(table, encoding="ascii") as lines:  # noqa: PTH123 - no pathlib here
                 next(lines)
                 for line in lines:
                     # 0: 0100007F:9C41 00000000:0000 0A 00000000:00000000 00:00000000 0 1000 0 ...
@@ -142,8 +142,8 @@ def wait_until_listening(address: tuple[str, int], server: int) -> bool:
 
 def report(api_url: str, token: str, host: str, port: int, server: int) -> bool:
     """Tell the hub the address, until it answers; ``False`` when it refuses or the server ended."""
-    import http.client
-    import ssl
+    import http.client  # noqa: PLC0415 - only the reporter needs it, not the start
+    import ssl  # noqa: PLC0415
 
     parts = urlsplit(api_url)
     body = json.dumps({"host": host, "port": port})
@@ -177,7 +177,7 @@ def report(api_url: str, token: str, host: str, port: int, server: int) -> bool:
         except (OSError, http.client.HTTPException) as error:
             sys.stderr.write(f"qhub: cannot reach the hub yet: {error}\n")
         else:
-            if answer.status < 300:
+            if answer.status < 300:  # noqa: PLR2004 - success
                 return True
             sys.stderr.write(f"qhub: the hub answered {answer.status}: {text}\n")
             if answer.status in {400, 409}:
@@ -209,13 +209,19 @@ def main(argv: list[str]) -> None:
     api_url = os.environ["JUPYTERHUB_API_URL"]
     wanted = urlsplit(os.environ["JUPYTERHUB_SERVICE_URL"])
     facing = facing_address(api_url)
+    everywhere = {"0.0.0.0", "::"}  # noqa: S104 - a comparison
+    if wanted.hostname in everywhere and (":" in wanted.hostname) != (":" in facing):
+        raise SystemExit(
+            f"qhub: c.QHubSpawner.ip is {wanted.hostname!r}, but the hub is reached from {facing}: "
+            "the server would listen with another version of IP than the hub uses"
+        )
     bound = bind(wanted.hostname or facing)
     address = bound.getsockname()
     host, port = address[:2]
     bracketed = f"[{host}]" if ":" in host else host
     os.environ["JUPYTERHUB_SERVICE_URL"] = urlunsplit(wanted._replace(netloc=f"{bracketed}:{port}"))
     # a server that listens everywhere is reached where it faces the hub
-    reported = facing if host in {"0.0.0.0", "::"} else host  # noqa: S104 - a comparison
+    reported = facing if host in everywhere else host
     server = os.getpid()
     first = os.fork()
     if first == 0:
@@ -228,7 +234,7 @@ def main(argv: list[str]) -> None:
         os._exit(0)
     os.waitpid(first, 0)
     try:
-        os.execvp(argv[0], argv)
+        os.execvp(argv[0], argv)  # noqa: S606 - there is no shell on purpose
     except OSError as error:
         raise SystemExit(
             f"qhub: cannot start {argv[0]}: {error.strerror}; is it installed in this environment?"

@@ -6,8 +6,8 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchspawner import SlurmSpawner
@@ -18,7 +18,7 @@ from sqlalchemy.orm import object_session
 from traitlets import Any as AnyTrait
 from traitlets import Float, Integer, Unicode, default
 
-from qhub_spawner import adoption, handlers, inherited, page
+from qhub_spawner import adoption, certificates, handlers, inherited, page
 from qhub_spawner.access import Person, Selection
 from qhub_spawner.errors import ConfigurationError, QHubSpawnerError, SelectionError
 from qhub_spawner.launch import BackendServer, Launch, ServerAddress, StartFailedError
@@ -233,10 +233,8 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
     async def _name_nodes_in_certificate(self) -> None:
         backend: Any = self.runtime.backend("slurm")
         machines = backend.views.machines or await backend.views.refresh_machines()
-        names = {f"DNS:{node.name}" for node in machines.nodes}
-        names |= {f"{_kind_of(node.address)}:{node.address}" for node in machines.nodes}
         configured = self.ssl_alt_names() if callable(self.ssl_alt_names) else self.ssl_alt_names
-        self.ssl_alt_names = [*configured, *sorted(names - set(configured))]
+        self.ssl_alt_names = certificates.alternative_names(machines.nodes, configured)
 
     async def start(self) -> tuple[str, int]:
         """Start what was selected; returns host and port.
@@ -276,7 +274,8 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         """Tell the hub where the server listens: first, or since its job was requeued."""
         self.server.proto = "https" if self.internal_ssl else "http"
         self.server.ip, self.server.port = address.host, address.port
-        self.persist()
+        with suppress(StartFailedError):  # it stands in the log; no server ends for that
+            self.persist()
 
     async def get_url(self) -> str:
         """Return where the server listens, which the hub asks for after its own restart."""
@@ -288,16 +287,12 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         """Return the server's whole environment; it holds the server's token."""
         environment: dict[str, str] = self.get_env()
         if self.internal_ssl and self.cert_paths and selection.backend == "slurm":
-            # the files are the hub's own: their contents travel, and are written where the job runs
-            for name, key in (("KEY", "keyfile"), ("CERT", "certfile"), ("CA", "cafile")):
-                environment[f"QHUB_SSL_{name}"] = Path(self.cert_paths[key]).read_text("ascii")
-            for name in ("KEYFILE", "CERTFILE", "CLIENT_CA"):
-                environment.pop(f"JUPYTERHUB_SSL_{name}", None)
+            certificates.carry(environment, self.cert_paths)
         environment.update(selection.profile.environment.variables)
         return {key: str(value) for key, value in environment.items()}
 
     def get_env(self) -> Any:
-        """Return the environment as every spawner has it; the account's own is added by the target."""
+        """Return the environment as every spawner has it; the target adds the account's own."""
         return Spawner.get_env(self)
 
     async def poll(self) -> int | None:
@@ -322,7 +317,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
             if known != address:
                 self.place(address)
 
-    async def stop(self, now: bool = False) -> None:  # noqa: FBT001, FBT002 - JupyterHub's signature
+    async def stop(self, now: bool = False) -> None:
         """End the server; returns when its system agrees, or says that it could not."""
         if self.backend_server is None:
             return
@@ -335,7 +330,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
 
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """Yield the hub's progress events."""
-        while self.backend_server is None:
+        while self.backend_server is None:  # noqa: ASYNC110 - JupyterHub begins both at once
             await asyncio.sleep(0.05)
         async for step in self.backend_server.progress():
             yield {"progress": step.percent, "message": step.message}
@@ -437,10 +432,6 @@ def _said(words: str, *, reason: str, status_code: int) -> SpawnException:
 
 def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def _kind_of(address: str) -> str:
-    return "IP" if address.replace(".", "").isdigit() or ":" in address else "DNS"
 
 
 handlers.register(QHubSpawner)

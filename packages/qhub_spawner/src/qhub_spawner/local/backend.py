@@ -240,7 +240,7 @@ class LocalServer(BackendServer):
             await asyncio.wait([self._waiting], timeout=seconds)
             return
         # not our child after a restart of the hub: the kernel tells nobody else when it ends
-        while await self.poll() is None and loop.time() < deadline:
+        while await self.poll() is None and loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
     async def progress(self) -> AsyncIterator[Progress]:
@@ -275,10 +275,12 @@ class LocalServer(BackendServer):
 
 
 def _folder_name(user: str) -> str:
-    """Encode a user name, which may hold anything, so that no two share a folder or leave theirs."""
+    """Encode a user name, which may hold anything: no two share a folder, none leaves its own."""
     plain = frozenset(string.ascii_letters + string.digits + "-_")
     name = "".join(
-        char if char in plain else "".join(f"%{byte:02x}" for byte in char.encode("utf-8", "replace"))
+        char
+        if char in plain
+        else "".join(f"%{byte:02x}" for byte in char.encode("utf-8", "replace"))
         for char in user
     )
     if len(name) <= _LONGEST_NAME:

@@ -40,6 +40,10 @@ _SUDO_REFUSED = re.compile(
     r"sudo: a (?:password|terminal) is required|sudo: unknown user|not allowed to (?:execute|run)"
     r"|is not in the sudoers file|sudo: .*command not found|sudo: PAM |account validation failure"
 )
+# Those of them that are about the person: asking again does not help, nor is Slurm to blame.
+_NO_RULE = re.compile(
+    r"sudo: a password is required|not allowed to (?:execute|run)|is not in the sudoers file"
+)
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,8 @@ class CommandLineDoor(Door):
         submitting = request["verb"] == "submit"
         if said.exit_code or not said.stdout:
             # sudo itself said no, or the door did not run to its end
+            if submitting:
+                _refuse_person(user, said)
             before = _SUDO_REFUSED.search(said.stderr) or "usage: door" in said.stderr
             kind = SubmitUnknownError if submitting and not before else SlurmUnavailableError
             msg = f"cannot act as {user}: {Path(argv[0]).name}"
@@ -245,7 +251,7 @@ class CommandLineDoor(Door):
             raise (late or SlurmUnavailableError)(msg) from error
         finally:
             if process.returncode is None:
-                # sudo runs as root, out of the hub's reach; what it runs has a time limit of its own
+                # sudo runs as root, out of the hub's reach; what it runs has its own time limit
                 with suppress(PermissionError, ProcessLookupError):
                     process.kill()
         return Answer(
@@ -266,6 +272,21 @@ def _submission(verb: str, submission: Submission) -> dict[str, Any]:
         "script": submission.script,
         "environment": dict(submission.environment),
     }
+
+
+def _refuse_person(user: str, said: Answer) -> None:
+    """Refuse whom sudo does not know, or does not let the hub act as.
+
+    Raises:
+        SlurmRejectedError: In words for the person; with what sudo said, for the log.
+    """
+    if "sudo: unknown user" in said.stderr:
+        words = f"there is no account {user!r} on the hub's machine"
+    elif _NO_RULE.search(said.stderr):
+        words = f"the hub may not start jobs as {user!r}: its sudo rule does not allow it"
+    else:
+        return
+    raise SlurmRejectedError(words, exit_code=said.exit_code, stderr=said.stderr)
 
 
 def _refusal(answer: Answer) -> SlurmRejectedError | SubmitUnknownError:

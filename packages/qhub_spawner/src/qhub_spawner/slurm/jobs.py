@@ -69,7 +69,7 @@ class JobState(Enum):
         >>> JobState.parse("OUT_OF_ME+").value
         'OUT_OF_MEMORY'
         """
-        word = text.split()[0].upper() if text.split() else ""
+        word = text.split(maxsplit=1)[0].upper() if text.split() else ""
         if word.endswith("+"):
             stem = word[:-1]
             return next((state for state in cls if state.value.startswith(stem)), cls.UNKNOWN)

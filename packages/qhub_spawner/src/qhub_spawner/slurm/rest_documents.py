@@ -84,8 +84,8 @@ def job_description(submission: Submission) -> dict[str, Any]:
     if unknown:
         msg = f"slurmrestd cannot be given --{unknown[0]}; use the command-line transport for it"
         raise SlurmRejectedError(msg)
-    for name, value in submission.environment.items():
-        if "\0" in value or _VARIABLE.fullmatch(name) is None:
+    for name, text in submission.environment.items():
+        if "\0" in text or _VARIABLE.fullmatch(name) is None:
             raise SlurmRejectedError(f"the environment cannot hold a variable {shown(name)}")
     job: dict[str, Any] = {
         "name": submission.name,

@@ -18,6 +18,7 @@ _CONFIRMING_SECONDS = 10.0
 # How long a silent Slurm is waited for, and how long once the person has given up.
 _SILENCE_SECONDS = 180.0
 _GIVEN_UP_SECONDS = 10.0
+_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 5.0
 
 
@@ -61,12 +62,12 @@ async def found(poller: Poller, watch: Watch, given_up: Callable[[], bool]) -> b
     To give up is safe: should the job turn up later, nobody owns it and the reaper ends it.
     """
     clock = asyncio.get_running_loop().time
-    began, answers, pause = clock(), 0, 0.5
+    began, answers, pause = clock(), 0, _PAUSE_SECONDS
     first: float | None = None
     while not _known(watch):
         if await poller.fresh():
             first = clock() if first is None else first
-            answers, pause = answers + 1, 0.5
+            answers, pause = answers + 1, _PAUSE_SECONDS
         else:
             pause = min(_LONGEST_PAUSE_SECONDS, pause * 1.5)
         if _known(watch):
