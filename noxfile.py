@@ -14,13 +14,16 @@ from nox.command import CommandFailed
 ROOT = Path(__file__).parent
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
+# A real system on a shared machine may be late once: what fails is run again, twice at most, and
+# pytest says so. A fault fails each time.
+PATIENT = ("--reruns=2", "--reruns-delay=2")
 # Arguments of each ring of tests, in the order they run. Unit tests share the two cores, with
 # sockets off; the others own the real systems they start.
 RINGS = {
     "unit": ("-n2", "--disable-socket", "--allow-unix-socket", "--cov", "--cov-report=term"),
-    "contract": (),
-    "integration": (),
-    "e2e": (),
+    "contract": PATIENT,
+    "integration": PATIENT,
+    "e2e": PATIENT,
 }
 # Seconds that a session's process gets to end what it started after Ctrl-C.
 GRACE = {"interrupt_timeout": 60.0, "terminate_timeout": 30.0}

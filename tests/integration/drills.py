@@ -209,12 +209,12 @@ class Drill:
         self.wait(lambda: self.logged(text) > beyond, seconds, f"{text!r} in the log")
 
     def wait_polls(self) -> None:
-        """Wait until the hub has asked for the queue twice more, and so knows what is now."""
+        """Wait until the hub has asked for the queue once from now on, and so knows what is."""
         if self.hub.transport == "command-line":
             asked = self.faults.calls("squeue")
-            self.wait(lambda: self.faults.calls("squeue") > asked + 2, 30, "polls")
+            self.wait(lambda: self.faults.calls("squeue") > asked + 1, 30, "polls")
         else:
-            until = time.monotonic() + 7
+            until = time.monotonic() + 5
             self.wait(lambda: time.monotonic() > until, 10, "polls")
 
     def run_again(self, job_id: int) -> None:

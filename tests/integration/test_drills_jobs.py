@@ -33,15 +33,11 @@ def test_suspend_and_resume(drill_by: Any) -> None:
         drill.slurm.run(["scontrol", "resume", str(job_id)])
     assert_settled(drill, [server, starting])
     assert sorted(drill.jobs()) == jobs
-
-
-def test_suspended_server_is_stopped(drill: Any) -> None:
-    """A suspended server cannot answer SIGTERM; a stop ends it all the same."""
-    (server,) = drill.start("suspended")
+    # a suspended server cannot answer SIGTERM; a stop ends it all the same
     drill.slurm.run(["scontrol", "suspend", str(drill.job_id(server))])
     drill.wait_polls()
     drill.stop(server)
-    assert_settled(drill)
+    assert_settled(drill, [starting])
 
 
 def test_requeue(drill_by: Any) -> None:
@@ -91,33 +87,20 @@ def test_requeue_while_the_hub_is_down(drill: Any) -> None:
     assert_settled(drill, [server])
 
 
-def test_scancel_from_outside(drill_by: Any) -> None:
-    """Whoever cancels a job by hand: the hub notices within seconds, and names them."""
+def test_ends_that_nobody_asked_the_hub_for(drill_by: Any) -> None:
+    """Cancelled by hand, out of memory, out of time: noticed within seconds, and told in words."""
     drill = drill_by
     running, waiting, silent = drill.start_one_of_each()
+    timed, greedy, other = drill.start("timed", "greedy", "other")
+    # Slurm looks at time limits every half minute
+    drill.slurm.run(["scontrol", "update", f"jobid={drill.job_id(timed)}", "endtime=now+1"])
     for server, by in ((running, "alice"), (waiting, "root"), (silent, "bob")):
         drill.slurm.run(["scancel", str(drill.job_id(server))], user=None if by == "root" else by)
         words = drill.wait_ended(server, 15)
         assert f"it was cancelled by {by}" in words, words
-    assert_settled(drill)
-
-
-def test_walltime_ends(drill_by: Any) -> None:
-    """A server whose time is up is over, and its person is told how long it was."""
-    drill = drill_by
-    (server,) = drill.start("timed")
-    # Slurm looks at time limits every half minute
-    drill.slurm.run(["scontrol", "update", f"jobid={drill.job_id(server)}", "endtime=now+1"])
-    assert "its walltime of 1 h ended" in drill.wait_ended(server, 60)
-    assert_settled(drill)
-
-
-def test_out_of_memory(drill_by: Any) -> None:
-    """A server that the kernel killed for its memory is over, and its person is told the limit."""
-    drill = drill_by
-    (server, other) = drill.start("greedy", "modest")
-    assert drill.ask(server, "?allocate=200") == {}
-    assert "its memory limit of 64 MiB was reached" in drill.wait_ended(server)
+    assert drill.ask(greedy, "?allocate=200") == {}
+    assert "its memory limit of 64 MiB was reached" in drill.wait_ended(greedy)
+    assert "its walltime of 1 h ended" in drill.wait_ended(timed, 60)
     assert_settled(drill, [other])
 
 

@@ -39,9 +39,8 @@ def test_hub_killed_while_servers_start(drill_by: Any) -> None:
     assert set(drill.jobs()) == jobs
 
 
-def test_start_of_an_earlier_hub_is_ended_by_its_person(drill_by: Any) -> None:
+def test_start_of_an_earlier_hub_is_ended_by_its_person(drill: Any) -> None:
     """Who does not want to wait any more can end a start that an earlier hub began."""
-    drill = drill_by
     waiting = Server("alice", "waiting")
     drill.request(waiting, "closed")
     drill.wait(drill.jobs, 30, "the job")
@@ -56,10 +55,11 @@ def test_start_of_an_earlier_hub_is_ended_by_its_person(drill_by: Any) -> None:
 
 def test_hub_killed_before_the_job_was_submitted(drill: Any) -> None:
     """A start that was on record and never reached Slurm is over, and says so."""
+    calls = drill.faults.calls("sbatch")
     drill.faults.set("sbatch", "hangs")
     server = Server("alice", "never")
     drill.request(server)
-    drill.wait(lambda: drill.faults.calls("sbatch"), 30, "sbatch")
+    drill.wait(lambda: drill.faults.calls("sbatch") > calls, 30, "sbatch")
     drill.hub.kill()
     drill.faults.clear()
     drill.hub.restart()

@@ -86,8 +86,8 @@ def test_start_cancelled_while_submitting(drill: Any) -> None:
 
 
 def test_start_cancelled_while_its_reply_is_lost(drill: Any) -> None:
-    """Who gives up while the hub looks for the job does not wait for long."""
-    drill.faults.set("sbatch", "never-sent")
+    """Who gives up while the hub looks for the job of an sbatch that hangs does not wait long."""
+    drill.faults.set("sbatch", "hangs")
     drill.faults.set("squeue", "fails")
     server = Server("alice", "given-up")
     drill.request(server)

@@ -118,5 +118,5 @@ def poller_of(door: Door, intervals: Intervals = FAST) -> Poller:
 async def until(condition: Callable[[], Any], seconds: float = 5) -> None:
     """Wait for a condition that some other task brings about."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - it is the product that comes to it
+        while not condition():
             await asyncio.sleep(0.005)

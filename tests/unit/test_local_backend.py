@@ -94,7 +94,7 @@ def launch(code: str, **options: Any) -> Launch:
 async def until(condition: Any) -> None:
     """Wait for something to come true."""
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - of processes, which tell nobody
+        while not condition():
             await asyncio.sleep(0.01)
 
 
@@ -214,7 +214,7 @@ class TestAcrossHubs:
 
     async def test_a_pid_of_somebody_else(self, backend: LocalBackend) -> None:
         """A pid that the kernel has given away again is not ours, and is left alone."""
-        with subprocess.Popen([sys.executable, "-c", SLEEPS]) as other:  # noqa: ASYNC220
+        with subprocess.Popen([sys.executable, "-c", SLEEPS]) as other:
             later = backend.server(Owner())
             later.restore({"version": 1, "pid": other.pid, "born": "1", "address": None})
             ended = await later.poll()

@@ -268,7 +268,7 @@ keys = {key: open(path).read() for key, path in os.environ.items() if "JUPYTERHU
 left = "QHUB_SSL_KEY" in os.environ
 print(os.getpid(), parts.hostname, parts.port, parts.path, keys, left, flush=True)
 where = parts.hostname, parts.port
-http.server.HTTPServer(where, http.server.BaseHTTPRequestHandler).handle_request()
+http.server.HTTPServer(where, http.server.BaseHTTPRequestHandler).serve_forever()
 """
 
 

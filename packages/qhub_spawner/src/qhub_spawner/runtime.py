@@ -213,9 +213,9 @@ def attach(app: Any, spawner_class: Any) -> HubRuntime:
 
 def _recorded(session: Any) -> set[str]:
     """Return the job names of all servers that the hub's database holds as running."""
-    rows = session.query(orm.Spawner.state).filter(orm.Spawner.server != None)  # noqa: E711 - SQL
+    running = session.query(orm.Spawner).filter(orm.Spawner.server != None)  # noqa: E711 - SQL
     return {
         str(state["qhub"]["name"])
-        for (state,) in rows
+        for state in (spawner.state for spawner in running)
         if isinstance(state, dict) and "name" in (state.get("qhub") or {})
     }

@@ -99,6 +99,11 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
     # spawner of the default server, whichever server it was for.
     attempted: dict[str, Any] | None = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take over what was chosen last time."""
+        super().__init__(*args, **kwargs)
+        self._chosen_before: dict[str, Any] = self.user_options
+
     @default("apply_user_options")
     def _apply_user_options_default(self) -> Any:
         # the choice is decided in run_pre_spawn_hook, whose refusals the hub logs in one line
@@ -218,17 +223,25 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
 
     async def run_pre_spawn_hook(self) -> None:
         """Decide what the person gets, before anything is made for them; then run the hook."""
-        self.selection = await self.decide(self.user_options)
+        try:
+            self.selection = await self.decide(self.user_options)
+        except SpawnException:
+            # the hub has written it down already: it would try it again next time, however long
+            self._keep_options(self._chosen_before)
+            raise
         self.user.spawner.attempted = None
         # what was decided is what the hub keeps, shows to its administrators and offers next time
-        self.user_options = self.selection.user_options
-        if self.orm_spawner is not None:
-            self.orm_spawner.user_options = self.selection.user_options
+        self._keep_options(self.selection.user_options)
         if self.internal_ssl and self.selection.backend == "slurm":
             await self._name_nodes_in_certificate()
         result = super().run_pre_spawn_hook()
         if result is not None:
             await result
+
+    def _keep_options(self, options: dict[str, Any]) -> None:
+        self.user_options = self._chosen_before = options
+        if self.orm_spawner is not None:
+            self.orm_spawner.user_options = options
 
     async def _name_nodes_in_certificate(self) -> None:
         backend: Any = self.runtime.backend("slurm")
