@@ -64,7 +64,8 @@ class TestQuestions:
         assert queue.taken >= before
         job = await cluster.running(job_id)
         assert (job.nodes, job.cpus, job.walltime_seconds) == (1, 1, 600)
-        assert job.node_list == job.batch_host == "cn01"
+        assert job.node_list == job.batch_host
+        assert job.node_list in {"cn01", "cn02"}
         assert job.submitted is not None
         assert job.submitted >= before
         assert job.start is not None
@@ -319,8 +320,8 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("options", "has"),
         [
-            ({"nodes": "2"}, {"NumNodes": "2-2", "NumTasks": "2"}),
-            ({"nodes": "1"}, {"NumNodes": "1-1"}),
+            ({"nodes": "2"}, {"NumNodes": "2", "NumTasks": "2"}),
+            ({"nodes": "1"}, {"NumNodes": "1"}),
             ({"cpus-per-task": "2"}, {"CPUs/Task": "2", "NumCPUs": "2"}),
             ({"mem": "1500M"}, {"MinMemoryNode": "1500M"}),
             ({"time": "1:30:00"}, {"TimeLimit": "01:30:00"}),
@@ -347,6 +348,8 @@ class TestOptions:
         """One option at a time; the name and the comment with each."""
         submission = real.submission(SLEEP, options)
         job = shown(slurm, await real.door.submit("alice", submission))
+        # scontrol writes the number of nodes as a range until the job has them
+        job["NumNodes"] = job["NumNodes"].partition("-")[0]
         assert {key: job[key] for key in has} == has
         assert job["JobName"] == submission.name
         assert job["Comment"] == submission.comment

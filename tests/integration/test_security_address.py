@@ -197,10 +197,10 @@ def test_nothing_but_host_and_port(scene: Scene) -> None:
     """Any other key, and any other shape, refuses the whole report: no attribute can be set."""
     right = scene.right()
     more: dict[str, object] = {
-        **{"ip": "192.0.2.7", "cmd": ["/bin/sh"], "state": {}, "server": None, "proto": "https"},
-        **{"job_id": 1, "api_token": "x", "user": "bob", "name": "x", "__class__": "x", "": ""},
-        **{"server_name": "", "environment": {"A": "b"}, "current_ip": "192.0.2.7"},
-    }
+        "ip": "192.0.2.7", "cmd": ["/bin/sh"], "state": {}, "server": None, "proto": "https",
+        "job_id": 1, "api_token": "x", "user": "bob", "name": "x", "__class__": "x", "": "",
+        "server_name": "", "environment": {"A": "b"}, "current_ip": "192.0.2.7",
+    }  # fmt: skip
     moved = {**right, "port": right["port"] - 1}
     bodies: list[Any] = [{**moved, key: value} for key, value in more.items()]
     bodies += [{"host": right["host"]}, {"port": moved["port"]}, {}, [], [right["host"], 80]]

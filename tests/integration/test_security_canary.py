@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -86,7 +86,7 @@ class ProcessList:
         self.seen = b""
         self._go_on = folder / f"watching-{secrets.token_hex(4)}"
 
-    def __enter__(self) -> ProcessList:
+    def __enter__(self) -> Self:
         """Begin."""
         self._go_on.touch()
         self._watch = subprocess.Popen(

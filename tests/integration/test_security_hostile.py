@@ -11,9 +11,10 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import pytest
@@ -28,6 +29,7 @@ from tests.systems import stand_in
 from tests.systems.hub import Answer, HubSystem
 from tests.unit import hostile
 
+T = TypeVar("T")
 SECONDS = 2.0
 OPTIONS = {
     "size": {
@@ -138,18 +140,22 @@ class Answers:
         self.hub = hub
         self.wrong: dict[str, Any] = {}
 
-    def take(self, what: str, answer: Answer, seconds: float, *also: int) -> None:
+    def take(self, what: str, send: Callable[[], Answer], *also: int) -> Answer:
         """Keep what is neither a 4xx that says why, nor one of `also`, or what came late."""
+        for last in (False, True):
+            began = time.monotonic()
+            answer = send()
+            seconds = time.monotonic() - began
+            if seconds <= SECONDS or last:  # once it may be the machine that was busy
+                break
         clear = 400 <= answer.status < 500 and answer.text.strip()
         if not (clear or answer.status in also) or seconds > SECONDS:
             self.wrong[what] = (answer.status, round(seconds, 2), answer.text[-300:])
+        return answer
 
     def ask(self, what: str, method: str, path: str, *also: int, **body: Any) -> Answer:
         """Ask the API."""
-        began = time.monotonic()
-        answer = self.hub.api(method, path, **body)
-        self.take(what, answer, time.monotonic() - began, *also)
-        return answer
+        return self.take(what, lambda: self.hub.api(method, path, **body), *also)
 
     def check(self) -> None:
         """Everything was answered well, nothing ran, nothing started, and the hub goes on."""
@@ -176,14 +182,22 @@ def bodies(text: str) -> dict[str, Any]:
     }
 
 
+def two_of(places: dict[str, T], number: int) -> dict[str, T]:
+    """Return two of the places for one text, other two for the next; unit tests try them all."""
+    names = list(places)
+    return {
+        name: places[name] for name in (names[number % len(names)], names[number // 2 % len(names)])
+    }
+
+
 # ---- the API ------------------------------------------------------------------------------------
 
 
 def test_texts_through_the_api(hub: HubSystem) -> None:
     """Hostile names and values of profiles and options."""
     answers = Answers(hub)
-    for what, text in TEXTS.items():
-        for where, body in bodies(text).items():
+    for number, (what, text) in enumerate(TEXTS.items()):
+        for where, body in two_of(bodies(text), number).items():
             answers.ask(f"{what} {where}", "POST", "users/alice/server", body=body)
     answers.check()
 
@@ -352,7 +366,7 @@ def browser(hub: HubSystem) -> Browser:
 def test_texts_through_the_form(hub: HubSystem, browser: Browser) -> None:
     """Hostile fields with real cookies: refused, and shown again without becoming markup."""
     answers = Answers(hub)
-    for what, text in TEXTS.items():
+    for number, (what, text) in enumerate(TEXTS.items()):
         chosen = ("profile", "lab")
         other = ("options.lab.memory", "_other")
         forms: dict[str, list[tuple[str, str]]] = {
@@ -363,17 +377,15 @@ def test_texts_through_the_form(hub: HubSystem, browser: Browser) -> None:
             "as option": [chosen, (f"options.lab.{text}", "small")],
             "as profile of an option": [("profile", text), (f"options.{text}.size", "small")],
         }
-        if what in {"empty"}:  # an option left open is its default
+        if what == "empty":  # an option left open is its default
             del forms["as choice"]
-        for where, fields in forms.items():
-            began = time.monotonic()
-            answer = browser.post(fields)
-            answers.take(f"{what} {where}", answer, time.monotonic() - began)
+        for where, fields in two_of(forms, number).items():
+            answer = answers.take(f"{what} {where}", partial(browser.post, fields))
             assert f"<script>document.title='{hostile.MARK}'" not in answer.text
             assert "<img src=x" not in answer.text
         if len(text) < 1000 and not set(text) & {"\r", "\n", '"'}:
-            answer = browser.post([("profile", text)], multipart=True)
-            answers.take(f"{what} in parts", answer, 0)
+            fields = [("profile", text)]
+            answers.take(f"{what} in parts", partial(browser.post, fields, multipart=True))
     answers.check()
 
 
@@ -390,18 +402,13 @@ def test_files_twice_and_nothing_through_the_form(hub: HubSystem, browser: Brows
         "other without value": [lab, ("options.lab.memory", "_other")],
     }
     for what, fields in forms.items():
-        began = time.monotonic()
-        answers.take(what, browser.post(fields), time.monotonic() - began)
+        answers.take(what, partial(browser.post, fields))
     file = 'profile"; filename="x'
-    answers.take("a file", browser.post([(file, "lab")], multipart=True), 0)
-    answers.take(
-        "broken parts",
-        browser.send(browser.form.action, b"--hostile", "multipart/form-data; boundary=hostile"),
-        0,
-    )
-    url = browser.url
-    kind = "application/x-www-form-urlencoded"
-    answers.take("no XSRF token", browser.send(url, b"profile=lab", kind), 0)
+    answers.take("a file", lambda: browser.post([(file, "lab")], multipart=True))
+    action, parts = browser.form.action, "multipart/form-data; boundary=hostile"
+    answers.take("broken parts", lambda: browser.send(action, b"--hostile", parts))
+    url, kind = browser.url, "application/x-www-form-urlencoded"
+    answers.take("no XSRF token", lambda: browser.send(url, b"profile=lab", kind))
     answers.check()
 
 
@@ -417,10 +424,9 @@ def test_texts_through_the_address(hub: HubSystem, browser: Browser) -> None:
             f"profile=lab&{value}=x",
             f"profile=lab&options.{value}=small",
         ):
-            began = time.monotonic()
-            answer = browser.send(f"{browser.url}?{query}", None, "")
+            send = partial(browser.send, f"{browser.url}?{query}", None, "")
             # the page comes, says that it does not know this, and offers what there is
-            answers.take(f"{what}: {query[:80]}", answer, time.monotonic() - began, 200)
+            answer = answers.take(f"{what}: {query[:80]}", send, 200)
             assert f"<script>document.title='{hostile.MARK}'" not in answer.text
             assert "<img src=x" not in answer.text
             if answer.status == 200:

@@ -291,7 +291,7 @@ def _refuse_person(user: str, said: Answer) -> None:
 
 def _refusal(answer: Answer) -> SlurmRejectedError | SubmitUnknownError:
     # one that was killed says nothing: only a sentence of its own tells that there is no job
-    said_no = answer.exit_code > 0 and re.search(r"error: |fatal: ", answer.stderr)
+    said_no = answer.exit_code > 0 and re.search(r"error: |fatal: |failure: ", answer.stderr)
     if not said_no or parsing.NOT_HEARD.search(answer.stderr):
         msg = "sbatch did not hear whether Slurm took the job"
         return SubmitUnknownError(msg, exit_code=answer.exit_code, stderr=answer.stderr)
