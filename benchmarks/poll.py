@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
 
-from tests.systems.processes import wait_until
+from tests.systems.processes import NotReadyError, wait_until
 from tests.systems.slurm import HUB_USER, SlurmSystem, sweep
 from tests.systems.slurm_hub import SlurmHub
 
@@ -31,7 +31,7 @@ from .rivals import StockHub
 USERS = ("alice", "bob")
 HUB_ID = "bench"
 RATIO_GOAL, CALLS_GOAL, CPU_GOAL, QUERIES_GOAL = 1 / 100, 1 / 100, 1 / 20, 20
-START_SECONDS = 300
+START_SECONDS = 600
 POSTS_AT_ONCE = 8
 
 # The same for both: people are known, starting does not block the request, and nothing gives up
@@ -171,12 +171,19 @@ class Bench:
         if set(answers) != {202}:
             msg = f"the hub answered {sorted(set(answers))} to requests to start, expected 202"
             raise RuntimeError(msg)
-        total = len(self.sleepers.all) + size.coming_up
-        self.slurm.wait_until(
-            lambda: (self._jobs("PD", "busy"), self._jobs("R", "big")) == (size.waiting, total),
-            START_SECONDS,
-            "the jobs of the servers that start",
-        )
+        wanted_jobs = (size.waiting, len(self.sleepers.all) + size.coming_up)
+        found = (0, 0)
+
+        def all_there() -> bool:
+            nonlocal found
+            found = self._jobs("PD", "busy"), self._jobs("R", "big")
+            return found == wanted_jobs
+
+        try:
+            wait_until(all_there, START_SECONDS, "the jobs of starting servers", poll_seconds=1)
+        except NotReadyError as error:
+            msg = f"{error}; waiting and running: {found}, expected {wanted_jobs}\n"
+            raise RuntimeError(msg + hub.hub.describe()) from error
 
     def _jobs(self, state: str, partition: str) -> int:
         command = ["squeue", "-h", f"--states={state}", f"--partition={partition}", "-o", "%A"]

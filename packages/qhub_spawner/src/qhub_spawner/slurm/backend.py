@@ -253,9 +253,7 @@ class SlurmBackend(LoggingConfigurable):
         self.door = self._make_door()
         intervals = Intervals(rest=self.poll_rest, starting=self.poll_starting)
         self.poller = Poller(self.door, intervals, self.log)
-        self.views = Views(
-            self.door, self.poller, self.log, interval_seconds=self.view_interval
-        )
+        self.views = Views(self.door, self.poller, self.log, interval_seconds=self.view_interval)
         self.reaper = Reaper(
             self.poller, self.door, self.hub_id, self.log, end_orphans=self.end_orphans
         )
