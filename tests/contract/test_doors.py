@@ -28,7 +28,8 @@ PASSES_TERM_ON = """
 (trap 'echo child got TERM >>"$OUT"; exit 7' TERM; echo ready >>"$OUT"; sleep 300 & wait) &
 child=$!
 trap 'echo shell got TERM >>"$OUT"; kill -TERM "$child"' TERM
-wait "$child"; wait "$child"; exit $?
+wait "$child"; first=$?; wait "$child"; second=$?
+[ "$second" -eq 127 ] && exit "$first"; exit "$second"
 """
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +17,7 @@ from hypothesis import strategies as st
 
 from qhub_spawner.errors import SelectionError
 from qhub_spawner.profiles import Profile
+from qhub_spawner.slurm import script as script_module
 from qhub_spawner.slurm.script import (
     BOOTSTRAP_END,
     Defaults,
@@ -243,3 +249,85 @@ class TestScript:
         chosen = profile(slurm={"partition": "general"}).model_copy()
         object.__setattr__(chosen.slurm, "account", account)
         assert batch_script(chosen, ARGV, Defaults()) == plain
+
+
+EXEC = "import os, sys; os.execvp(sys.argv[1], sys.argv[1:])"
+
+
+class TestRun:
+    """The script, run by bash as Slurm runs it, with a bootstrap that only starts the command."""
+
+    @pytest.fixture(autouse=True)
+    def plain_bootstrap(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Start the command, and tell no hub."""
+        monkeypatch.setattr(script_module, "bootstrap", lambda: EXEC)
+
+    def start(self, home: Path, code: str, **slurm: Any) -> tuple[subprocess.Popen[str], str]:
+        """Return a bash and the script for it, with a Python program in place of the server."""
+        asked = profile(slurm={"partition": "general", "epilogue": "echo after >>after", **slurm})
+        argv = (sys.executable, "-c", code)
+        process = subprocess.Popen(
+            ["bash", "-s"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd="/",
+            env={"HOME": str(home), "PATH": os.defpath, "SLURM_JOB_ID": "17"},
+            start_new_session=True,
+        )
+        return process, batch_script(asked, argv, Defaults())
+
+    def run(self, home: Path, code: str, **slurm: Any) -> int:
+        """Run it to its end; returns its exit status."""
+        process, script = self.start(home, code, **slurm)
+        process.communicate(script, timeout=30)
+        return process.returncode
+
+    @pytest.mark.parametrize("status", [0, 1, 3, 127])
+    def test_its_status_is_the_servers(self, tmp_path: Path, status: int) -> None:
+        """And the epilogue runs, whatever it was."""
+        assert self.run(tmp_path, f"raise SystemExit({status})") == status
+        assert (tmp_path / "after").read_text() == "after\n"
+
+    def test_a_server_that_is_killed(self, tmp_path: Path) -> None:
+        """As a shell has it."""
+        assert self.run(tmp_path, "import os; os.kill(os.getpid(), 9)") == 137
+        assert (tmp_path / "after").exists()
+
+    def test_its_log(self, tmp_path: Path) -> None:
+        """What server, prologue and epilogue say, for its person alone."""
+        self.run(tmp_path, "print('of the server')", prologue="echo of the prologue")
+        log = tmp_path / ".local/state/qhub/server-17.log"
+        assert log.read_text() == "of the prologue\nof the server\n"
+        assert log.stat().st_mode & 0o077 == 0
+        assert log.parent.stat().st_mode & 0o077 == 0
+
+    @pytest.mark.parametrize("group", [False, True])
+    @pytest.mark.parametrize("repeat", range(5))
+    def test_term(self, tmp_path: Path, group: bool, repeat: int) -> None:
+        """It is handed on, to a server that may have had it already, and the status is kept."""
+        code = (
+            "import pathlib, signal, sys, time;"
+            "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7));"
+            "pathlib.Path('ready').touch(); time.sleep(30)"
+        )
+        process, script = self.start(tmp_path, code)
+        assert process.stdin is not None
+        process.stdin.write(script)
+        process.stdin.close()
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "ready").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        send = os.killpg if group else os.kill
+        send(process.pid, signal.SIGTERM)
+        # twice, where everybody gets it (slurmrestd): the second may come while Python ends
+        assert process.wait(20) in ({7, 128 + signal.SIGTERM} if group else {7})
+        assert process.stdout is not None
+        process.stdout.close()
+        assert (tmp_path / "after").exists()
+
+    def test_a_home_that_is_not_there(self, tmp_path: Path) -> None:
+        """It runs all the same, and says nothing where nobody could read it."""
+        assert self.run(tmp_path / "gone" / "away", "raise SystemExit(3)") == 3

@@ -163,7 +163,7 @@ class BackendServer(ABC):
         msg = "this server's start cannot be gone on with"
         raise StartFailedError(msg)
 
-    def release(self) -> None:
+    def release(self) -> None:  # noqa: B027 - a backend may watch nothing
         """Watch the server no longer: the hub has forgotten it, whether it was stopped or ended."""
 
     async def accept_address(self, address: ServerAddress) -> bool:

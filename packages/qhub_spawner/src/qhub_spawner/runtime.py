@@ -98,7 +98,7 @@ class HubRuntime(LoggingConfigurable):
                 self._take(load(self.source))
                 self.log.info("took up the changed profiles of %s", path)
             except ConfigurationError as error:
-                self.log.error(
+                self.log.error(  # noqa: TRY400 - the problems say all, a trace nothing
                     "%s has changed and is not usable; going on as before:\n%s", path, error
                 )
 
@@ -110,7 +110,7 @@ class HubRuntime(LoggingConfigurable):
             backend: Backend
             if name == "slurm":
                 slurm = SlurmBackend(parent=self, cookie_secret=self.cookie_secret)
-                slurm.reaper.recorded = lambda: self.recorded()
+                slurm.reaper.recorded = lambda: self.recorded()  # noqa: PLW0108 - it is set later
                 backend = slurm
             elif name == "local":
                 backend = LocalBackend(parent=self)

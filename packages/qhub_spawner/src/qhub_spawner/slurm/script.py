@@ -174,9 +174,13 @@ def batch_script(profile: Profile, argv: tuple[str, ...], defaults: Defaults) ->
         bootstrap().rstrip("\n"),
         BOOTSTRAP_END,
         "qhub_server=$!",
-        "trap 'kill -TERM \"$qhub_server\" 2>/dev/null' TERM INT",
-        'wait "$qhub_server"; qhub_status=$?',
-        'while kill -0 "$qhub_server" 2>/dev/null; do wait "$qhub_server"; qhub_status=$?; done',
+        "trap 'qhub_signal=1; kill -TERM \"$qhub_server\" 2>/dev/null' TERM INT",
+        "# a signal ends a wait, not the server; of a server that was waited for, wait says 127",
+        "qhub_signal=1 qhub_status=127",
+        'while [ -n "$qhub_signal" ]; do',
+        '  qhub_signal=; wait "$qhub_server"; qhub_waited=$?',
+        '  [ "$qhub_waited" -eq 127 ] || qhub_status=$qhub_waited',
+        "done",
     ]
     if epilogue:
         lines += ["# epilogue", epilogue]
