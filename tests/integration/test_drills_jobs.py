@@ -25,8 +25,6 @@ def test_suspend_and_resume(drill_by: Any) -> None:
     drill.hub.restart()
     # its person may stop it: it is not held in a check that nobody can end
     drill.wait(lambda: drill.model(server)["ready"], 20, "the suspended server ready")
-    drill.wait_polls()
-    assert drill.model(server)["ready"]
     assert drill.model(starting)["pending"] == "spawn"
     drill.hold.unlink()
     for job_id in jobs:
@@ -35,7 +33,6 @@ def test_suspend_and_resume(drill_by: Any) -> None:
     assert sorted(drill.jobs()) == jobs
     # a suspended server cannot answer SIGTERM; a stop ends it all the same
     drill.slurm.run(["scontrol", "suspend", str(drill.job_id(server))])
-    drill.wait_polls()
     drill.stop(server)
     assert_settled(drill, [starting])
 

@@ -128,7 +128,8 @@ def test_refused_by_slurm(drill_on: Any, transport: str) -> None:
     """What Slurm refuses is told in its own words, and leaves nothing behind."""
     drill = drill_on(transport)
     server = Server("bob", "refused")  # bob has no account that may use the partition
-    drill.request(server, "barred")
+    answer = drill.hub.start_server(server.person, {"profile": "barred"}, server.name)
+    assert answer.status in {202, 400}  # as soon as it is known, within the request or after it
     words = drill.wait_ended(server)
     assert "Slurm refused it" in words, words
     assert_settled(drill)
