@@ -20,7 +20,10 @@ PATIENT = ("--reruns=2", "--reruns-delay=2")
 # Arguments of each ring of tests, in the order they run. Unit tests share the two cores, with
 # sockets off; the others own the real systems they start.
 RINGS = {
-    "unit": ("-n2", "--disable-socket", "--allow-unix-socket", "--cov", "--cov-report=term"),
+    "unit": (
+        *("-n2", "--disable-socket", "--allow-unix-socket", "--cov", "--cov-report=term"),
+        *PATIENT,  # it starts real processes too, for the bootstrap and the door
+    ),
     "contract": PATIENT,
     "integration": PATIENT,
     "e2e": PATIENT,
