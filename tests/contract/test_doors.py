@@ -25,7 +25,11 @@ from tests.contract.doors import Cluster
 SLEEP = 'echo started >>"$OUT"; sleep 300'
 # like the batch script of a server: the shell passes the signal on, and takes its child's status
 PASSES_TERM_ON = """
-(trap 'echo child got TERM >>"$OUT"; exit 7' TERM; echo ready >>"$OUT"; sleep 300 & wait) &
+(
+  trap 'echo child got TERM >>"$OUT"; exit 7' TERM
+  echo ready >>"$OUT"
+  while :; do sleep 300 & wait; done  # again, as the sleep may get TERM first
+) &
 child=$!
 trap 'echo shell got TERM >>"$OUT"; kill -TERM "$child"' TERM
 wait "$child"; first=$?; wait "$child"; second=$?

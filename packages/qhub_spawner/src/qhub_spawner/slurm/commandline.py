@@ -254,6 +254,9 @@ class CommandLineDoor(Door):
                 # sudo runs as root, out of the hub's reach; what it runs has its own time limit
                 with suppress(PermissionError, ProcessLookupError):
                     process.kill()
+                # what it started may hold the pipes open for longer; nobody reads them any more
+                with suppress(PermissionError, ProcessLookupError):
+                    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
         return Answer(
             process.returncode or 0,
             stdout.decode(errors="replace"),
