@@ -183,6 +183,12 @@ class Search:
         return done.stdout
 
 
+def job_of(person: str, hub: Any) -> int:
+    """Return the id of the job of a server, once the hub has it on record."""
+    state = (hub.server(person) or {}).get("state") or {}
+    return int((state.get("qhub") or {}).get("job_id") or 0)
+
+
 def token_of(person: str, job_id: int) -> str:
     """Return the token that the server of a job has, from its process's environment (as root)."""
     for folder in Path("/proc").glob("[0-9]*"):
@@ -230,8 +236,10 @@ def test_secrets_stand_nowhere(
     with watched(slurm, hub) as search:
         answer = hub.start_server("alice", {})
         assert answer.status in {201, 202}, answer.text
-        job_id = wait_until(lambda: next(iter(hub.jobs("RUNNING")), 0), 30, "the job")
-        token = wait_until(lambda: token_of("alice", job_id), 30, "the server in the job")
+        job_id = wait_until(lambda: job_of("alice", hub), 30, "the job")
+        token = wait_until(
+            lambda: token_of("alice", job_id), 60, "the server in the job", poll_seconds=0.2
+        )
         needles = [canary, second, token]
         assert search.places(needles, job_id) == set()
         hold.unlink()

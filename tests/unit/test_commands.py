@@ -148,9 +148,17 @@ def test_sudoers_of_several_people() -> None:
     assert "--slurm-conf" not in rule
 
 
+def test_sudoers_of_hidden_folders() -> None:
+    """A checkout keeps its environments in `.nox`: a leading dot is plain, `.` and `..` are not."""
+    assert "NOPASSWD:NOSETENV: /srv/.nox/..a/door " in sudoers(
+        **{**RULE, "door": "/srv/.nox/..a/door"}
+    )
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        *(("door", value) for value in ("/a/..", "/..", "/./a", "/a/.", "/a/.\n")),
         *(("runas", value) for value in ("root", "%root", "alice,root", "ALL", "PEOPLE", "")),
         *(("runas", value) for value in ("alice,", "!alice", "+net", "#0", "%#0", "-alice", "%")),
         *(("runas", value) for value in ("a b", "alice)", "alice:root", "alice, bob", "%:group")),

@@ -115,4 +115,8 @@ async def _finish(spawner: Any) -> None:
         raise failed from error
     spawner._waiting_for_response = True  # noqa: SLF001
     await spawner.user._wait_up(spawner)  # noqa: SLF001
-    await spawner.user.settings["app"].proxy.add_user(spawner.user, spawner.name)
+    try:
+        await spawner.user.settings["app"].proxy.add_user(spawner.user, spawner.name)
+    except Exception:
+        # the proxy may start after the hub does: no reason to end the server
+        spawner.log.exception("no route to %s yet; the hub checks its routes", spawner._log_name)  # noqa: SLF001

@@ -27,7 +27,7 @@ DOOR = "/usr/local/libexec/qhub-slurm-door"
 _ACCOUNT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 _ALIAS = re.compile(r"[A-Z][A-Z0-9_]*")  # sudoers(5): ALL, and what a site may have defined
 # To sudo, a path that ends in a slash is every command of that folder.
-_PATH = re.compile(r"(/[A-Za-z0-9_+\-][A-Za-z0-9_.+\-]*)+")
+_PATH = re.compile(r"(/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_.+\-]+)+")
 
 
 def sudoers(*, hub_user: str, runas: str, door: str, slurm_bin: str, slurm_conf: str | None) -> str:

@@ -284,9 +284,9 @@ def _refuse_person(user: str, said: Answer) -> None:
         SlurmRejectedError: In words for the person; with what sudo said, for the log.
     """
     if "sudo: unknown user" in said.stderr:
-        words = f"there is no account {user!r} on the hub's machine"
+        words = f"There is no account {user!r} on the hub's machine"
     elif _NO_RULE.search(said.stderr):
-        words = f"the hub may not start jobs as {user!r}: its sudo rule does not allow it"
+        words = f"The hub may not start jobs as {user!r}: its sudo rule does not allow it"
     else:
         return
     raise SlurmRejectedError(words, exit_code=said.exit_code, stderr=said.stderr)
