@@ -41,6 +41,13 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "layers", "docs", "build", "tests"]
 
 
+def extras(package: Path) -> str:
+    """All extras of a package, as a requirement has them: `[kubernetes,slurm]`."""
+    project = nox.project.load_toml(package / "pyproject.toml")["project"]
+    names = sorted(project.get("optional-dependencies", {}))
+    return f"[{','.join(names)}]" if names else ""
+
+
 def install(session: nox.Session, *groups: str, packages: bool = True) -> None:
     """Install dependency groups and our packages, as wheels, at the versions in constraints.txt."""
     # uv keeps an installed folder's wheel while its pyproject.toml does not change; pip does not.
@@ -48,7 +55,7 @@ def install(session: nox.Session, *groups: str, packages: bool = True) -> None:
     session.install(
         *("-c", "constraints.txt"),
         *nox.project.dependency_groups(GROUPS, *groups),
-        *(f"./{path.relative_to(ROOT)}" for path in PACKAGES if packages),
+        *(f"./{path.relative_to(ROOT)}{extras(path)}" for path in PACKAGES if packages),
         *(fresh if session.venv_backend == "uv" else ()),
     )
 
@@ -142,7 +149,9 @@ def build(session: nox.Session) -> None:
     session.run("uv", "venv", "--quiet", "--clear", f"--python={sys.executable}", str(clean))
     for path in PACKAGES:
         session.run("uv", "build", "--no-build-isolation", "--out-dir=dist", str(path))
-    wheels = [str(path) for path in sorted((ROOT / "dist").glob("*.whl"))]
+    wheels = [
+        f"{next((ROOT / 'dist').glob(f'{path.name}-*.whl'))}{extras(path)}" for path in PACKAGES
+    ]
     session.run("uv", "pip", "install", f"--python={python}", "-c", "constraints.txt", *wheels)
     session.run("uv", "pip", "check", f"--python={python}")
     names = [path.name for path in PACKAGES]

@@ -40,6 +40,22 @@ def slurm() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
+def kubernetes() -> Iterator[Any]:
+    """One real Kubernetes for the whole run; leftovers of runs that were killed are ended first."""
+    from tests.systems.kubernetes import KubernetesSystem
+
+    system = KubernetesSystem()
+    try:
+        system.start()
+    except SystemUnavailableError as error:
+        missing("Kubernetes", error)
+    try:
+        yield system
+    finally:
+        system.stop()
+
+
+@pytest.fixture(scope="session")
 def user_bin() -> Any:
     """The folder of commands that everybody may run: jupyterhub, jupyterhub-singleuser, node."""
     from tests.systems.userenv import user_environment

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -107,12 +106,3 @@ def drill(drill_on: Callable[..., Any]) -> Any:
 def drill_by(drill_on: Callable[..., Any], transport: str) -> Any:
     """The shared hub of each transport in turn."""
     return drill_on(transport)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is marked slow, unless it is asked for: QHUB_SLOW=1, or -m."""
-    if os.environ.get("QHUB_SLOW") or config.getoption("-m"):
-        return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    config.hook.pytest_deselected(items=slow)
-    items[:] = [item for item in items if item not in slow]

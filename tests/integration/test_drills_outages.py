@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pytest
-
 from tests.integration.drills import Drill, Server, assert_settled, down, forget_all_jobs, opened
 from tests.systems.slurm import SlurmSystem
 
@@ -53,9 +51,9 @@ def everybody_lives_through(
     assert set(drill.jobs()) == set(jobs)
 
 
-@pytest.mark.parametrize("seconds", [10, pytest.param(120, marks=pytest.mark.slow)])
-def test_slurmctld_down(drill_by: Any, seconds: int) -> None:
-    """slurmctld is away for several polls (or two minutes)."""
+def test_slurmctld_down(drill_by: Any) -> None:
+    """slurmctld is away for two minutes; on the second transport for several polls."""
+    seconds = 120 if drill_by.hub.transport == "command-line" else 10
     everybody_lives_through(drill_by, lambda: down(drill_by.slurm, "slurmctld"), seconds)
 
 

@@ -74,7 +74,7 @@ c.JupyterHub.cleanup_proxy = True
     environment = (await where(hub))["environment"]
     assert environment["JUPYTERHUB_API_URL"].startswith("https://")
     assert environment["JUPYTERHUB_SERVICE_URL"].startswith("https://")
-    assert environment["JUPYTERHUB_SSL_KEYFILE"].startswith("/proc/self/fd/")
+    assert re.fullmatch(r"/proc/[0-9]+/fd/[0-9]+", environment["JUPYTERHUB_SSL_KEYFILE"])
     assert not [name for name in environment if name.startswith("QHUB_SSL")]
 
 

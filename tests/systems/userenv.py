@@ -31,6 +31,7 @@ REQUIREMENTS = (
     "jupyterhub",
     "jupyterlab",
     "batchspawner",
+    "jupyterhub-kubespawner",
     "ipykernel",
     "pyjwt",
     "pydantic",

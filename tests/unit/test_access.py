@@ -596,3 +596,118 @@ def _holds(selection: Selection, person: Person, limits: Limits) -> None:
         )
         assert limits.accounts is None or profile.slurm.account in {None, *limits.accounts}
         assert limits.qos is None or profile.slurm.qos in {None, *limits.qos}
+
+
+# --- KubeSpawner's flat form
+
+FLAT = load(
+    [
+        {
+            "slug": "a",
+            "display_name": "A",
+            "kubernetes": {},
+            "options": {
+                "image-name": {
+                    "display_name": "Image",
+                    "choices": {
+                        "base-1": {"display_name": "Base"},
+                        "lab": {
+                            "display_name": "Lab",
+                            "overrides": {"kubernetes": {"image": "example.org/lab:1"}},
+                        },
+                        "nightly": {"display_name": "Nightly", "access": {"groups": ["dev"]}},
+                    },
+                    "free": {"sets": "kubernetes.image", "pattern": "example.org/.+"},
+                },
+                "size": {"display_name": "Size", "choices": {"1": {"display_name": "One"}}},
+                "closed": {
+                    "display_name": "Closed",
+                    "free": {"sets": "memory", "access": {"groups": ["dev"]}},
+                },
+            },
+        }
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("flat", "options"),
+    [
+        ({"image-name": "lab"}, {"image-name": "lab"}),
+        ({"image_name": "lab", "size": "1"}, {"image-name": "lab"}),
+        ({"image_name": "base_1"}, {"image-name": "base-1"}),
+        ({"Image Name": "Base 1"}, {"image-name": "base-1"}),
+        ({"image_name--unlisted-choice": "example.org/x:1"}, {"image-name": "example.org/x:1"}),
+        ({"image-name--unlisted-choice": "example.org/x:1"}, {"image-name": "example.org/x:1"}),
+        ({"size": "1", "options": {"image-name": "lab"}}, {"image-name": "lab"}),
+        ({}, {"image-name": "base-1"}),
+    ],
+)
+@pytest.mark.parametrize("profile", [{"profile": "a"}, {}])
+def test_options_beside_the_profile(
+    flat: dict[str, Any], options: dict[str, str], profile: dict[str, str]
+) -> None:
+    """What KubeSpawner's scripts send selects the same, and is stored in our form."""
+    selection = select(FLAT, CLO, {**profile, **flat})
+    assert selection.user_options == {"profile": "a", "options": {"size": "1", **options}}
+    assert select(FLAT, CLO, selection.user_options) == selection
+
+
+@pytest.mark.parametrize(
+    ("flat", "status", "said"),
+    [
+        ({"colour": "red"}, 400, "There is no field 'colour'"),
+        ({"profile_options": {}}, 400, "There is no field 'profile_options'"),
+        ({"image": "lab"}, 400, "There is no field 'image'"),
+        ({"--unlisted-choice": "x"}, 400, "There is no field"),
+        ({"image-name--unlisted-choice--unlisted-choice": "x"}, 400, "There is no field"),
+        ({3: "x"}, 400, "There is no field 3"),
+        ({"image-name": 3}, 400, "must be a text"),
+        ({"image-name": ""}, 400, "is empty"),
+        ({"image-name": None}, 400, "must be a text"),
+        ({"image-name": {"a": "b"}}, 400, "must be a text"),
+        ({"image-name": "a\nb"}, 400, "cannot be seen"),
+        ({"image-name": "x" * 257}, 400, "longer than 256"),
+        ({"image-name": "elsewhere/x:1"}, 400, "is not accepted"),
+        ({"image-name--unlisted-choice": "elsewhere/x:1"}, 400, "is not accepted"),
+        ({"image-name--unlisted-choice": "lab"}, 400, "is the name of a choice"),
+        ({"size--unlisted-choice": "2"}, 400, "There is no choice '2'"),
+        ({"size": "2"}, 400, "There is no choice '2'"),
+        ({"image-name": "nightly"}, 403, "You may not choose 'nightly'"),
+        ({"closed": "1 GiB"}, 403, "You may not set the option 'closed'"),
+        ({"closed--unlisted-choice": "1 GiB"}, 403, "You may not set the option 'closed'"),
+        ({"image-name": "lab", "image_name": "lab"}, 400, "is there twice"),
+        ({"image-name": "lab", "options": {"image-name": "lab"}}, 400, "is there twice"),
+        (
+            {"image-name": "lab", "image-name--unlisted-choice": "example.org/x:1"},
+            400,
+            "is there twice",
+        ),
+        ({f"x{number}": "1" for number in range(100)}, 400, "more than 64"),
+        ({"size": "1", "options": "x"}, 400, "'options' must be an object"),
+    ],
+)
+def test_options_beside_the_profile_follow_the_same_rules(
+    flat: dict[Any, Any], status: int, said: str
+) -> None:
+    """A key that is no option, an option given twice, or a value that may not be had: refused."""
+    error = refusal({"profile": "a", **flat}, catalogue=FLAT)
+    assert error.status_code == status
+    assert said in str(error)
+
+
+@pytest.mark.parametrize("name", sorted(hostile.TEXTS))
+@pytest.mark.parametrize("key", ["image-name", "image_name--unlisted-choice"])
+def test_hostile_texts_beside_the_profile(name: str, key: str) -> None:
+    """As values and as keys, they are refused as under ``options``."""
+    text = hostile.TEXTS[name]
+    refusal({"profile": "a", key: text}, catalogue=FLAT)
+    refusal({"profile": "a", text: "lab"}, catalogue=FLAT)
+
+
+def test_an_option_of_ask_beside_the_profile() -> None:
+    """The option that ``policy: ask`` adds is one like the others."""
+    catalogue = load(
+        [{"slug": "a", "display_name": "A", "policy": "ask", "slurm": {}, "kubernetes": {}}]
+    )
+    assert select(catalogue, CLO, {"backend": "kubernetes"}).backend == "kubernetes"

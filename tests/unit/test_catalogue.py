@@ -278,7 +278,7 @@ def test_other_types_are_refused_anywhere(name: str) -> None:
         if key == "walltime" and name == "number":
             continue
         assert problems([{**GOOD, key: value}])
-    assert problems([{**GOOD, "kubernetes": {"a": object()}}])
+    assert problems([{**GOOD, "kubernetes": {"pod": {"a": object()}}}])
     assert problems([value])
     if value != []:
         assert problems({"profiles": value})
@@ -291,12 +291,12 @@ def test_a_hundred_thousand_mistakes_are_counted() -> None:
     assert found[-1].message == "and 800 more problems"
 
 
-def test_deep_data_in_the_free_form_block() -> None:
-    """The one block of free form is bounded as well."""
-    assert problems([{**GOOD, "kubernetes": hostile.deep_mapping()}])
+def test_deep_data_in_the_free_form_fields() -> None:
+    """The fields of free form are bounded as well."""
+    assert problems([{**GOOD, "kubernetes": {"pod": hostile.deep_mapping()}}])
     loop: dict[str, Any] = {}
     loop["x"] = loop
-    assert problems([{**GOOD, "kubernetes": loop}])
+    assert problems([{**GOOD, "kubernetes": {"pod": loop}}])
 
 
 JSON = st.recursive(

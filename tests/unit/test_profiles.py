@@ -95,7 +95,12 @@ def test_frozen() -> None:
         {"slurm": {"exclusive": "yes"}},
         {"environment": {"variables": {"A": True}}},
         {"environment": {"variables": {"A": 1.5}}},
-        {"kubernetes": {"a": object()}},
+        {"kubernetes": {"a": 1}},
+        {"kubernetes": {"pod": {"a": object()}}},
+        {"kubernetes": {"spot": "yes"}},
+        {"kubernetes": {"image": "a b"}},
+        {"kubernetes": {"node_selector": {"pool": "-a"}}},
+        {"kubernetes": {"gpu_resource": "gpu"}},
         {"memroy": "4G"},
     ],
 )
@@ -240,7 +245,7 @@ def test_merge_is_recursive_and_none_means_not_set() -> None:
             "memory": "1G",
             "environment": {"prefix": "/opt/a", "variables": {"A": "1", "B": "1"}},
             "slurm": {"partition": "gpu", "exclusive": True, "modules": ["a"]},
-            "kubernetes": {"spec": {"a": 1, "b": {"c": 2}}, "list": [1]},
+            "kubernetes": {"image": "a", "spot": True, "pod": {"a": 1, "b": {"c": 2}, "list": [1]}},
         }
     )
     overrides = Overrides.model_validate(
@@ -249,7 +254,7 @@ def test_merge_is_recursive_and_none_means_not_set() -> None:
             "memory": None,
             "environment": {"variables": {"B": "2", "C": "3"}},
             "slurm": {"account": "x", "exclusive": False, "modules": ["b"], "partition": None},
-            "kubernetes": {"spec": {"b": {"d": 3}, "a": None}, "list": [2]},
+            "kubernetes": {"image": "b", "pod": {"b": {"d": 3}, "a": None, "list": [2]}},
         }
     )
     result = base.merged(overrides)
@@ -262,7 +267,9 @@ def test_merge_is_recursive_and_none_means_not_set() -> None:
     assert result.slurm.account == "x"
     assert result.slurm.exclusive is False
     assert result.slurm.modules == ("b",)
-    assert result.kubernetes == {"spec": {"a": 1, "b": {"c": 2, "d": 3}}, "list": [2]}
+    assert result.kubernetes is not None
+    assert (result.kubernetes.image, result.kubernetes.spot) == ("b", True)
+    assert result.kubernetes.pod == {"a": 1, "b": {"c": 2, "d": 3}, "list": [2]}
     assert base.gpu == Gpu(count=1, type="a100"), "the profile itself is as it was"
     assert base.environment.variables == {"A": "1", "B": "1"}
 

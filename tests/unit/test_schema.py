@@ -62,7 +62,7 @@ def test_the_examples_are_valid(validator: Draft202012Validator, name: str) -> N
                 "o": {"display_name": "O", "free": {"sets": "gpu", "maximum": 4}, "default": 2}
             }
         },
-        {"kubernetes": {"anything": [1, {"x": None}]}},
+        {"kubernetes": {"image": "a/b:c", "pod": {"anything": [1, {"x": None}]}}},
         {"access": {"groups": ["a"]}, "local": {}},
     ],
 )

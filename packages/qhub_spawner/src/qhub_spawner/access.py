@@ -12,7 +12,7 @@ from typing import Any
 
 from qhub_spawner.catalogue import Catalogue
 from qhub_spawner.errors import SelectionError, ValueRefusedError, named, shown
-from qhub_spawner.free_values import accepted_words, overrides_of, refused_characters
+from qhub_spawner.free_values import accepted_words, overrides_of
 from qhub_spawner.limits import Limits, conflict, fit
 from qhub_spawner.profiles import (
     BACKEND_OPTION,
@@ -24,10 +24,10 @@ from qhub_spawner.profiles import (
     Profile,
 )
 from qhub_spawner.quantities import Duration
+from qhub_spawner.user_options import read_user_options, with_flat
 
 __all__ = ["Limits", "Offer", "Person", "Selection", "offered", "select"]
 
-_MOST_OPTIONS = 64
 _MOST_REMEMBERED = 2000
 _NO_LIMITS = Limits()
 _BACKEND_WORDS: Mapping[BackendName, str] = {
@@ -141,17 +141,20 @@ def select(
         catalogue: All profiles.
         person: Who asks.
         user_options: ``{"profile": slug, "options": {option: value}}`` as it came over the wire:
-            trusted in nothing. ``None`` or ``{}`` is the default profile.
+            trusted in nothing. ``None`` or ``{}`` is the default profile. Options may stand beside
+            ``profile`` as well, as KubeSpawner takes them: ``{option: name of a choice}`` or
+            ``{"OPTION--unlisted-choice": value}``, under names from which the slugs were made too.
         limits: As for :func:`offered`.
 
     Raises:
         SelectionError: They may not have it, or it makes no sense; says what they may have.
     """
-    slug, wanted = _shape(user_options)
+    slug, wanted, flat = read_user_options(user_options)
     offers = {offer.profile.slug: offer for offer in offered(catalogue, person, limits)}
     offer = _chosen_offer(catalogue, offers, slug)
     # The same profile before limits and access took anything away, for the words of a refusal.
     whole = catalogue.get(offer.profile.slug) or offer.profile
+    wanted = with_flat(wanted, flat, {**offer.profile.options, **whole.options})
     _refuse_unknown_options(whole, offer, wanted)
     chosen: dict[str, str] = {}
     profile = offer.profile
@@ -165,57 +168,6 @@ def select(
     profile = profile.model_copy(update={"options": {}, "gpu": gpu})
     backends = _backends_of(profile, offer, chosen)
     return Selection(profile, profile.slug, chosen, backends[0], backends)
-
-
-def _shape(user_options: object) -> tuple[str | None, dict[str, str]]:
-    """Read the outer form of what was sent, never deeper than its two levels."""
-    if user_options is None:
-        return None, {}
-    if not isinstance(user_options, dict):
-        raise SelectionError(f"The choice must be an object, not {_kind(user_options)}.")
-    for key in user_options:
-        if key not in ("profile", "options"):
-            raise SelectionError(
-                f"There is no field {shown(key)}.", name=named(key), accepted=("profile", "options")
-            )
-    slug = user_options.get("profile")
-    options = user_options.get("options")
-    if options is None:
-        options = {}
-    if not isinstance(options, dict):
-        raise SelectionError(f"'options' must be an object, not {_kind(options)}.", name="options")
-    if len(options) > _MOST_OPTIONS:
-        raise SelectionError(f"There are more than {_MOST_OPTIONS} options.", name="options")
-    return (
-        _text("'profile'", slug) if slug is not None else None,
-        {
-            _text("a key of 'options'", key): _text(f"the option {shown(key)}", value)
-            for key, value in options.items()
-        },
-    )
-
-
-def _text(what: str, value: object) -> str:
-    """Refuse everything but a short text of characters that can be seen."""
-    if not isinstance(value, str):
-        raise SelectionError(f"The value of {what} must be a text, not {_kind(value)}.", name=what)
-    why = refused_characters(value)
-    if why:
-        raise SelectionError(f"The value {shown(value)} of {what} {why}.", name=named(value))
-    return value
-
-
-def _kind(value: object) -> str:
-    kinds: Mapping[type, str] = {
-        type(None): "nothing",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        str: "a text",
-        list: "a list",
-        dict: "an object",
-    }
-    return kinds.get(type(value), "something else")
 
 
 def _chosen_offer(catalogue: Catalogue, offers: Mapping[str, Offer], slug: str | None) -> Offer:

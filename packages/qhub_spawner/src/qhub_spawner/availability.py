@@ -17,12 +17,13 @@ class StartEstimate:
         kind: ``now``, ``at`` (a time is known) or ``unknown``.
         at: The time, in UTC and aware; given exactly when ``kind`` is ``at``.
         source: ``slurm`` for the scheduler's own estimate, ``calculated`` for ours from what is
-            idle, else empty.
+            idle, ``quota`` where only a quota is known and may allow what no machine has free,
+            else empty.
     """
 
     kind: Literal["now", "at", "unknown"] = "unknown"
     at: datetime | None = None
-    source: Literal["slurm", "calculated", ""] = ""
+    source: Literal["slurm", "calculated", "quota", ""] = ""
 
     def __post_init__(self) -> None:
         """Hold the rule between ``kind`` and ``at``.
@@ -57,6 +58,7 @@ class Availability:
         as_of: When this was read from the backend, aware UTC.
         stale: The last reading failed, this is an older one.
         problem: Why nothing newer is known, in words.
+        scale_up: It would start once a machine has been added, which the system does by itself.
     """
 
     nodes_idle: int | None = None
@@ -69,3 +71,4 @@ class Availability:
     as_of: datetime | None = None
     stale: bool = False
     problem: str | None = None
+    scale_up: bool = False

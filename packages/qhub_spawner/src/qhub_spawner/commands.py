@@ -1,8 +1,8 @@
 """`qhub-spawner`: what an administrator does around the hub.
 
 ``check`` reads a profiles file as the hub would; ``schema`` prints its JSON Schema; ``show`` prints
-what would be submitted; ``install-door`` and ``sudoers`` set up the one sudo rule of the
-command-line transport.
+what would be submitted; ``convert`` makes a profiles file of KubeSpawner's profile list;
+``install-door`` and ``sudoers`` set up the one sudo rule of the command-line transport.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from pathlib import Path
 
 from qhub_spawner.access import Person, select
 from qhub_spawner.catalogue import load
+from qhub_spawner.conversion import converted
+from qhub_spawner.conversion.sources import find
+from qhub_spawner.conversion.writing import profiles_file
 from qhub_spawner.errors import QHubSpawnerError
 from qhub_spawner.schema import json_schema
 from qhub_spawner.slurm import script
@@ -108,6 +111,38 @@ def show(profiles: str, slug: str | None, person: Person, options: dict[str, str
     )
 
 
+def convert(source: Path, output: Path | None, *, force: bool) -> str:
+    """Convert KubeSpawner's profile list; notes go to standard error.
+
+    Args:
+        source: A configuration, which is executed if it is Python, or a YAML or JSON file.
+        output: The profiles file to write; ``None`` to return it.
+        force: Write over a file that is there.
+
+    Raises:
+        QHubSpawnerError: There is no list to convert.
+        ValueError: Nothing came out of it, or the file is there already.
+        OSError: The file cannot be written.
+    """
+    found = find(source)
+    conversion = converted(found.profile_list, traits=found.traits)
+    notes = [*found.notes, *conversion.notes]
+    sys.stderr.write("".join(f"note: {note}\n" for note in notes))
+    if not conversion.profiles:
+        msg = f"{source}: no profile came out"
+        raise ValueError(msg)
+    text = profiles_file(conversion, found.notes)
+    if output is None:
+        return text
+    try:
+        with output.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        msg = f"{output} is there already; --force writes over it"
+        raise ValueError(msg) from error
+    return f"wrote {output}; profiles: {len(conversion.profiles)}, notes: {len(notes)}\n"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="qhub-spawner", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -120,6 +155,10 @@ def _parser() -> argparse.ArgumentParser:
     shown.add_argument("--user", default="user", help="who asks (default: user)")
     shown.add_argument("--group", action="append", default=[], help="a group of theirs; repeat it")
     shown.add_argument("--option", action="append", default=[], metavar="NAME=VALUE")
+    move = verbs.add_parser("convert", help="make a profiles file of KubeSpawner's profile_list")
+    move.add_argument("file", type=Path, help="jupyterhub_config.py (executed), values.yaml, …")
+    move.add_argument("--output", type=Path, metavar="FILE", help="write it, instead of printing")
+    move.add_argument("--force", action="store_true", help="write over FILE")
     install = verbs.add_parser("install-door", help="install the command that sudo may run")
     install.add_argument("--to", type=Path, default=Path(DOOR), metavar="FILE")
     rule = verbs.add_parser("sudoers", help="print the sudo rule; put it in /etc/sudoers.d/qhub")
@@ -145,6 +184,8 @@ def _run(arguments: argparse.Namespace) -> str:
         options = dict(option.partition("=")[::2] for option in arguments.option)
         person = Person(arguments.user, frozenset(arguments.group))
         return show(arguments.file, arguments.profile, person, options)
+    if arguments.verb == "convert":
+        return convert(arguments.file, arguments.output, force=arguments.force)
     if arguments.verb == "install-door":
         install_door(arguments.to)
         if os.geteuid() != 0:

@@ -7,12 +7,15 @@ never leak through a public function. Hostile input is only ever repeated throug
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = [
     "ConfigurationError",
+    "KubernetesError",
+    "KubernetesRefusedError",
+    "KubernetesUnavailableError",
     "Problem",
     "QHubSpawnerError",
     "SelectionError",
@@ -229,3 +232,38 @@ class SlurmRejectedError(SlurmError):
 
 class SubmitUnknownError(SlurmError):
     """The reply to a submission was lost: look for the job before trying again, it may exist."""
+
+
+class KubernetesError(QHubSpawnerError):
+    """Something about Kubernetes failed; the text holds no secret."""
+
+
+class KubernetesUnavailableError(KubernetesError):
+    """Kubernetes gave no usable answer: the state is UNKNOWN, and nothing may be concluded.
+
+    A request that changes something may have been carried out all the same.
+    """
+
+
+class KubernetesRefusedError(KubernetesError):
+    """Kubernetes answered, and the answer is no.
+
+    Attributes:
+        status: The HTTP status.
+        reason: Kubernetes' own name of it, e.g. ``AlreadyExists`` (Status v1, ``reason``).
+        message: Its words, cut to 256 characters.
+        document: The whole answer (Status v1).
+    """
+
+    def __init__(self, status: int, document: Mapping[str, Any]) -> None:
+        """See the class."""
+        self.status = status
+        self.reason = str(document.get("reason") or "")
+        self.message = str(document.get("message") or "")[:STDERR_CHARACTERS]
+        self.document = document
+        super().__init__(status, self.reason, self.message)
+
+    def __str__(self) -> str:
+        """All three, on one line."""
+        text = f"Kubernetes answered {self.status} {self.reason}: {self.message}"
+        return text.translate(_ONE_LINE)

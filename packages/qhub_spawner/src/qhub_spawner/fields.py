@@ -28,10 +28,15 @@ __all__ = [
     "Constraint",
     "EnvironmentValue",
     "Gres",
+    "ImageName",
+    "KubernetesName",
+    "LabelKey",
+    "LabelValue",
     "ModuleName",
     "Name",
     "Names",
     "Prefix",
+    "ResourceName",
     "SafeText",
     "ShellText",
     "Slug",
@@ -201,6 +206,51 @@ SlurmOption = Annotated[
         "one sbatch option on one line, beginning with two dashes, e.g. '--mail-type=END'",
         r"--[a-z][a-z0-9-]*(?:=.*)?",
         longest=1000,
+    ),
+]
+# Kubernetes' own rules (Object Names and IDs; Labels and Selectors; 1.34)
+_DNS_LABEL = "[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
+_LABEL_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+KubernetesName = Annotated[
+    str,
+    Rule(
+        "the name of a Kubernetes object: lower-case letters, digits, '-' and '.', "
+        "e.g. 'high-priority'",
+        rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*",
+        longest=253,
+    ),
+]
+LabelKey = Annotated[
+    str,
+    Rule(
+        "the key of a Kubernetes label, e.g. 'pool' or 'example.org/pool'",
+        rf"(?:{_DNS_LABEL}(?:\.{_DNS_LABEL})*/)?{_LABEL_NAME}",
+        longest=317,
+    ),
+]
+LabelValue = Annotated[
+    str,
+    Rule(
+        "the value of a Kubernetes label: at most 63 letters, digits, '-', '_' and '.', "
+        "e.g. 'gpu-a100'",
+        rf"(?:{_LABEL_NAME})?",
+        longest=63,
+    ),
+]
+ResourceName = Annotated[
+    str,
+    Rule(
+        "the name of an extended resource, e.g. 'nvidia.com/gpu'",
+        rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*/{_LABEL_NAME}",
+        longest=317,
+    ),
+]
+ImageName = Annotated[
+    str,
+    Rule(
+        "a container image, e.g. 'example.org/team/notebook:2026-11' or with '@sha256:…'",
+        r"[A-Za-z0-9](?:[A-Za-z0-9._:/-]*[A-Za-z0-9])?(?:@sha256:[0-9a-f]{64})?",
+        longest=255,
     ),
 ]
 ShellText = Annotated[str, Rule("shell text", longest=65536, allowed="\n\t")]

@@ -44,6 +44,7 @@ FreeTarget = Literal[
     "slurm.reservation",
     "slurm.constraint",
     "slurm.qos",
+    "kubernetes.image",
     "environment",
 ]
 

@@ -6,6 +6,7 @@ A backend is one object per hub (it owns connections and caches); it hands out o
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from qhub_spawner.errors import QHubSpawnerError
 if TYPE_CHECKING:
     from qhub_spawner.access import Limits, Selection
     from qhub_spawner.availability import Availability
+    from qhub_spawner.identity import Identity
     from qhub_spawner.profiles import Profile
 
 
@@ -31,6 +33,8 @@ class Launch:
             ``repr``, in a log, or on a command line.
         argv: The server's command and arguments, one element each.
         grace_seconds: How long a stop waits before the server is ended by force.
+        identity: The person's numbers, home and groups, if the authenticator gives them.
+        alternatives: Whether the server can be started elsewhere if there is no room here.
     """
 
     user: str
@@ -39,6 +43,13 @@ class Launch:
     environment: Mapping[str, str] = field(repr=False)
     argv: tuple[str, ...]
     grace_seconds: float = 10.0
+    identity: Identity | None = None
+    alternatives: bool = False
+
+
+def default_hub_id(cookie_secret: bytes) -> str:
+    """Return a name for a hub that lasts and differs from every other hub's: 10 hex digits."""
+    return hashlib.blake2b(cookie_secret, digest_size=5, person=b"qhub-hub-id").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,10 @@ class StartFailedError(QHubSpawnerError):
         super().__init__(words)
         self.words = words
         self.status_code = status_code
+
+
+class NoCapacityError(StartFailedError):
+    """A server did not start because there is no room for it: another backend may have some."""
 
 
 class StopFailedError(QHubSpawnerError):

@@ -17,7 +17,6 @@ from typing import Annotated, Literal, Self
 from pydantic import (
     ConfigDict,
     Field,
-    JsonValue,
     PrivateAttr,
     StrictBool,
     StrictInt,
@@ -33,6 +32,7 @@ from qhub_spawner.resources import (
     Access,
     Environment,
     Gpu,
+    KubernetesBlock,
     LocalBlock,
     Model,
     Overrides,
@@ -50,6 +50,7 @@ __all__ = [
     "FreeTarget",
     "FreeValue",
     "Gpu",
+    "KubernetesBlock",
     "LocalBlock",
     "Option",
     "Overrides",
@@ -174,7 +175,7 @@ class Profile(Model):
     """Run it as a Slurm job, with these settings."""
     local: LocalBlock | None = None
     """Run it as a process on the hub's machine."""
-    kubernetes: dict[str, JsonValue] | None = None
+    kubernetes: KubernetesBlock | None = None
     """Run it as a Kubernetes pod, with these settings."""
     policy: Literal["first", "ask", "soonest"] = "first"
     """Where to run it when there are several backend blocks: the first written, ask the person, or
@@ -196,7 +197,8 @@ class Profile(Model):
     def _consistent(self) -> Self:
         if all(getattr(self, name) is None for name in BACKENDS):
             msg = "a profile needs a backend block"
-            raise ValueRefusedError(msg, accepted="'local: {}' or 'slurm: {partition: NAME}'")
+            accepted = "'local: {}', 'slurm: {partition: NAME}' or 'kubernetes: {}'"
+            raise ValueRefusedError(msg, accepted=accepted)
         if BACKEND_OPTION in self.options and self.policy == "ask":
             msg = f"the option {BACKEND_OPTION!r} is made by 'policy: ask'"
             raise ValueRefusedError(
@@ -214,8 +216,9 @@ class Profile(Model):
                     self._refuse_block(
                         backend, ("options", slug, "choices", name, "overrides", backend)
                     )
-        if option.free is not None and option.free.sets.startswith("slurm.") and self.slurm is None:
-            self._refuse_block("slurm", ("options", slug, "free", "sets"))
+        block = option.free.sets.partition(".")[0] if option.free is not None else ""
+        if block in BACKENDS and getattr(self, block) is None:
+            self._refuse_block(block, ("options", slug, "free", "sets"))
 
     def _refuse_block(self, backend: str, at: tuple[str | int, ...]) -> None:
         msg = f"the profile itself has no block {backend!r}, a choice cannot add one"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -20,9 +20,14 @@ from qhub_spawner.fields import (
     Constraint,
     EnvironmentValue,
     Gres,
+    ImageName,
+    KubernetesName,
+    LabelKey,
+    LabelValue,
     ModuleName,
     Names,
     Prefix,
+    ResourceName,
     ShellText,
     SlurmName,
     SlurmNames,
@@ -36,6 +41,7 @@ __all__ = [
     "Access",
     "Environment",
     "Gpu",
+    "KubernetesBlock",
     "LocalBlock",
     "Model",
     "Overrides",
@@ -141,6 +147,64 @@ class SlurmBlock(Model):
     """Further sbatch options, each beginning with ``--``, e.g. ``--mail-type=END``."""
 
 
+JsonObject = dict[str, JsonValue]
+
+
+class KubernetesBlock(Model):
+    """What only Kubernetes understands (Pod v1, 1.34).
+
+    What is left out stays as the traits of ``c.KubeSpawner`` say. Of two blocks mappings merge by
+    key, to any depth, and lists are replaced.
+    """
+
+    image: ImageName | None = None
+    """The container image of the server."""
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    """When the node fetches the image."""
+    image_pull_secrets: tuple[KubernetesName, ...] = ()
+    """Secrets of the namespace with which the node fetches it."""
+    gpu_resource: ResourceName = "nvidia.com/gpu"
+    """The name under which the nodes offer GPUs."""
+    cpu_request: Cpu | None = None
+    """Cores that are kept free for the server; as many as ``cpu`` if left out."""
+    memory_request: Memory | None = None
+    """Memory that is kept free for the server; as much as ``memory`` if left out."""
+    ephemeral_storage: Memory | None = None
+    """Room on the node's own disk, as request and limit."""
+    shared_memory: Memory | None = None
+    """Size of ``/dev/shm``, counted as memory of the server."""
+    node_selector: dict[LabelKey, LabelValue] = Field(default_factory=dict)
+    """Labels that a node must have."""
+    tolerations: tuple[JsonObject, ...] = ()
+    """Taints that do not keep the server away, as Kubernetes writes them."""
+    affinity: JsonObject = Field(default_factory=dict)
+    """Affinity, as Kubernetes writes it."""
+    spot: StrictBool = False
+    """Run on the pool of nodes that may be taken away; see ``c.KubernetesBackend.spot_pool``."""
+    priority_class: KubernetesName | None = None
+    """The priority class."""
+    runtime_class: KubernetesName | None = None
+    """The runtime class, e.g. of a sandbox or of a GPU runtime."""
+    scheduler: KubernetesName | None = None
+    """The scheduler."""
+    service_account: KubernetesName | None = None
+    """The service account; its token is mounted only if ``c.KubeSpawner`` says so."""
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict)
+    """Further labels of the pod."""
+    annotations: dict[LabelKey, EnvironmentValue] = Field(default_factory=dict)
+    """Further annotations of the pod."""
+    volumes: dict[KubernetesName, JsonObject] = Field(default_factory=dict)
+    """Further volumes by name, as Kubernetes writes them without their name."""
+    mounts: dict[Prefix, JsonObject] = Field(default_factory=dict)
+    """Where they are mounted, by path; as Kubernetes writes it without its path."""
+    container: JsonObject = Field(default_factory=dict)
+    """Laid over the server's container, as Kubernetes writes it."""
+    pod: JsonObject = Field(default_factory=dict)
+    """Laid over the pod's ``spec``, as Kubernetes writes it."""
+    kubespawner: JsonObject = Field(default_factory=dict)
+    """Values of KubeSpawner's traits for this profile, as its ``kubespawner_override``."""
+
+
 class LocalBlock(Model):
     """A process on the hub's own machine; nothing to set."""
 
@@ -148,7 +212,7 @@ class LocalBlock(Model):
 class Overrides(Model):
     """What a choice changes; what it leaves out, or sets to nothing, stays as it is.
 
-    Blocks merge field by field; ``environment.variables`` and ``kubernetes`` merge by key; lists
+    Blocks merge field by field, mappings such as ``environment.variables`` by key; lists
     (``slurm.modules``, ``slurm.directives``) and texts are replaced.
     """
 
@@ -168,7 +232,7 @@ class Overrides(Model):
     """Slurm's own settings."""
     local: LocalBlock | None = None
     """Settings of the local backend."""
-    kubernetes: dict[str, JsonValue] | None = None
+    kubernetes: KubernetesBlock | None = None
     """Kubernetes' own settings."""
 
 

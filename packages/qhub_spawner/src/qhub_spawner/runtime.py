@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from jupyterhub import orm
 from traitlets.config import LoggingConfigurable
 
 from qhub_spawner.access import Limits, Offer, Person, Selection, offered, select
-from qhub_spawner.availability import Availability
+from qhub_spawner.availability import Availability, StartEstimate
 from qhub_spawner.catalogue import Catalogue, load
 from qhub_spawner.errors import ConfigurationError, Problem
 from qhub_spawner.launch import Backend
@@ -61,18 +61,6 @@ class HubRuntime(LoggingConfigurable):
 
     def _take(self, catalogue: Catalogue) -> Catalogue:
         if catalogue != self._catalogue:
-            unknown = [
-                Problem(
-                    f"profiles[{index}] ({profile.slug})",
-                    "kubernetes",
-                    "the Kubernetes backend is not part of this version",
-                    "a slurm or local block",
-                )
-                for index, profile in enumerate(catalogue.profiles)
-                if "kubernetes" in profile.backends
-            ]
-            if unknown:
-                raise ConfigurationError(unknown)
             for name in {name for profile in catalogue.profiles for name in profile.backends}:
                 self.backend(name).check(catalogue.profiles)
             self._catalogue = catalogue
@@ -112,14 +100,32 @@ class HubRuntime(LoggingConfigurable):
                 slurm = SlurmBackend(parent=self, cookie_secret=self.cookie_secret)
                 slurm.reaper.recorded = lambda: self.recorded()  # noqa: PLW0108 - it is set later
                 backend = slurm
+            elif name == "kubernetes":
+                backend = self._kubernetes()
             elif name == "local":
                 backend = LocalBackend(parent=self)
             else:
-                msg = f"there is no backend {name!r}; there are local and slurm"
+                msg = f"there is no backend {name!r}; there are kubernetes, local and slurm"
                 raise KeyError(msg)
             self._backends[name] = backend
             self._opening.append(asyncio.ensure_future(backend.open()))
         return self._backends[name]
+
+    def _kubernetes(self) -> Backend:
+        try:
+            # its client is heavy, and an extra: a hub without such profiles needs none of it
+            from qhub_spawner.kubernetes.backend import KubernetesBackend  # noqa: PLC0415
+        except ImportError as error:
+            problem = Problem(
+                "a profile's kubernetes block",
+                str(error),
+                "what the Kubernetes backend needs is not installed",
+                "pip install 'qhub-spawner[kubernetes]' for the hub's Python",
+            )
+            raise ConfigurationError([problem]) from error
+        backend = KubernetesBackend(parent=self, cookie_secret=self.cookie_secret)
+        backend.recorded = lambda: self.recorded()  # type: ignore[method-assign]  # noqa: PLW0108
+        return backend
 
     async def close(self) -> None:
         """End background work; servers go on."""
@@ -156,30 +162,52 @@ class HubRuntime(LoggingConfigurable):
 
     async def _soonest(self, selection: Selection, account: str) -> Any:
         """Return the backend whose estimated start is earliest; of equals, the first written."""
-        order = {"now": 0, "at": 1, "unknown": 2}
-
-        async def wait(name: str) -> tuple[int, float]:
-            views = await self.backend(name).availability((selection.profile,), account)
-            start = views[selection.slug].start
-            return order[start.kind], start.at.timestamp() if start.at else 0.0
-
-        waits = [await wait(name) for name in selection.backends]
-        return selection.backends[waits.index(min(waits))]
+        profile = selection.profile
+        views = [
+            (await self.backend(name).availability((profile,), account)).get(profile.slug)
+            for name in selection.backends
+        ]
+        return selection.backends[_earliest(views)]
 
     async def availability(
         self, spawner: Any, offers: tuple[Offer, ...], account: str
     ) -> Mapping[str, Availability]:
-        """Return what each offered profile would meet now, each from its first backend's cache."""
+        """Return what each offered profile would meet now, from its backends' caches.
+
+        Of several backends it is the first one's, or with ``policy: soonest`` the earliest's.
+        """
         catalogue = await self.catalogue(spawner)
+        wholes = [catalogue.get(offer.profile.slug) for offer in offers]
+        asked: dict[str, list[Profile]] = {}
+        for whole in filter(None, wholes):
+            names = whole.backends if whole.policy == "soonest" else whole.backends[:1]
+            for name in names:
+                asked.setdefault(name, []).append(whole)
+        views = {
+            name: await self.backend(name).availability(tuple(profiles), account)
+            for name, profiles in asked.items()
+        }
         found: dict[str, Availability] = {}
-        by_backend: dict[str, list[Profile]] = {}
-        for offer in offers:
-            whole = catalogue.get(offer.profile.slug)
-            if whole is not None and whole.backends:
-                by_backend.setdefault(whole.backends[0], []).append(whole)
-        for name, profiles in by_backend.items():
-            found.update(await self.backend(name).availability(tuple(profiles), account))
+        for whole in filter(None, wholes):
+            mine = [views[name].get(whole.slug) for name in whole.backends if name in views]
+            known = [view for view in mine if view is not None]
+            if known:
+                found[whole.slug] = known[_earliest(known)]
         return found
+
+
+_START_ORDER = {"now": 0, "at": 1, "unknown": 2}
+
+
+def _earliest(views: Sequence[Availability | None]) -> int:
+    """Return which of several is estimated to start first; of equals, the first."""
+
+    def wait(view: Availability | None) -> tuple[int, float]:
+        start = view.start if view is not None else StartEstimate()
+        return _START_ORDER[start.kind], start.at.timestamp() if start.at else 0.0
+
+    waits = [wait(view) for view in views]
+    return waits.index(min(waits))
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

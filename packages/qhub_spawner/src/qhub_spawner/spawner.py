@@ -18,12 +18,12 @@ from sqlalchemy.orm import object_session
 from traitlets import Any as AnyTrait
 from traitlets import Float, Integer, Unicode, default
 
-from qhub_spawner import adoption, certificates, handlers, inherited, page
+from qhub_spawner import adoption, certificates, handlers, inherited, page, starting
 from qhub_spawner.access import Person, Selection
 from qhub_spawner.errors import ConfigurationError, QHubSpawnerError, SelectionError
-from qhub_spawner.launch import BackendServer, Launch, ServerAddress, StartFailedError
+from qhub_spawner.launch import BackendServer, ServerAddress, StartFailedError
 from qhub_spawner.runtime import SETTING, HubRuntime, attach
-from qhub_spawner.slurm.script import Defaults, account_name
+from qhub_spawner.slurm.script import Defaults
 
 
 class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no types
@@ -91,6 +91,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
     selection: Selection | None = None
     last_ended: str = ""
     last_failed: str = ""
+    notes: list[str]
     backend_server: BackendServer | None = None
     forgotten: asyncio.Event | None = None
     _backend_name: str = ""
@@ -103,6 +104,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         """Take over what was chosen last time."""
         super().__init__(*args, **kwargs)
         self._chosen_before: dict[str, Any] = self.user_options
+        self.notes = []
 
     @default("apply_user_options")
     def _apply_user_options_default(self) -> Any:
@@ -257,20 +259,9 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         """
         selection = self.selection or await self.decide(self.user_options)
         self.last_ended = self.last_failed = ""
+        self.notes = []
         try:
-            if selection.backend == "slurm":
-                account_name(self.user.name)
-            self._backend_name = selection.backend
-            self.backend_server = self.runtime.backend(selection.backend).server(self)
-            launch = Launch(
-                user=self.user.name,
-                server_name=self.name,
-                selection=selection,
-                environment=self.launch_environment(selection),
-                argv=(*self.cmd, *self.get_args()),
-                grace_seconds=self.stop_grace,
-            )
-            address = await self.backend_server.start(launch)
+            address = await starting.start(self, selection)
         except SelectionError as error:
             raise _refused(error) from error
         except StartFailedError as error:
@@ -282,6 +273,14 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         self._server = endpoint
         self.place(address)
         return address.host, address.port
+
+    def use(self, backend_name: str, server: BackendServer) -> None:
+        """Start on this backend from here on."""
+        self._backend_name, self.backend_server = backend_name, server
+
+    def server_is_placed(self) -> bool:
+        """Whether the start is over and the hub knows where the server listens."""
+        return self.backend_server is None or self.backend_server.address is not None
 
     def place(self, address: ServerAddress) -> None:
         """Tell the hub where the server listens: first, or since its job was requeued."""
@@ -343,9 +342,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
 
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """Yield the hub's progress events."""
-        while self.backend_server is None:  # noqa: ASYNC110 - JupyterHub begins both at once
-            await asyncio.sleep(0.05)
-        async for step in self.backend_server.progress():
+        async for step in starting.progress(self):
             yield {"progress": step.percent, "message": step.message}
 
     # ---- state ----

@@ -12,7 +12,12 @@ __all__ = ["NOTHING_KNOWN", "clock", "count", "iso", "live_figures"]
 NOTHING_KNOWN = Availability()
 """What a backend knows that says nothing, such as the local one."""
 
-_SOURCES = {"slurm": "Slurm's estimate", "calculated": "calculated from what is idle", "": ""}
+_SOURCES = {
+    "slurm": "Slurm's estimate",
+    "calculated": "calculated from what is idle",
+    "quota": "as far as the quota goes",
+    "": "",
+}
 
 
 def live_figures(known: Availability, now: datetime) -> dict[str, Any]:
@@ -31,6 +36,7 @@ def live_figures(known: Availability, now: datetime) -> dict[str, Any]:
         "gpus_total": known.gpus_total,
         "jobs_waiting": known.jobs_waiting,
         "start": _start(known.start, now),
+        "scale_up": known.scale_up,
         "as_of": None if known.as_of is None else iso(known.as_of),
         "stale": known.stale,
         "problem": known.problem,
@@ -67,6 +73,8 @@ def _headline(known: Availability, now: datetime) -> dict[str, str]:
         return {"headline": "Starts now", "source": source}
     if start.at is not None:
         return {"headline": f"Starts {_from_now(start.at - now)}", "source": source}
+    if known.scale_up:
+        return {"headline": "A node has to be added first, which takes some minutes", "source": ""}
     return {"headline": "" if known == NOTHING_KNOWN else "Start time unknown", "source": ""}
 
 

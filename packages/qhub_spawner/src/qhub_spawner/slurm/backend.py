@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import ipaddress
 import re
 import time
@@ -18,6 +17,7 @@ from traitlets.config import LoggingConfigurable
 from qhub_spawner.access import Limits
 from qhub_spawner.availability import Availability
 from qhub_spawner.errors import ConfigurationError, Problem, SlurmError
+from qhub_spawner.launch import default_hub_id
 from qhub_spawner.profiles import Profile
 from qhub_spawner.slurm import addresses, script
 from qhub_spawner.slurm.commandline import CommandLine, CommandLineDoor
@@ -244,8 +244,7 @@ class SlurmBackend(LoggingConfigurable):
         """Read the configuration; nothing is asked of Slurm before `open`."""
         super().__init__(**kwargs)
         if not self.hub_id:
-            digest = hashlib.blake2b(cookie_secret, digest_size=5, person=b"qhub-hub-id")
-            self.hub_id = digest.hexdigest()
+            self.hub_id = default_hub_id(cookie_secret)
         self._tasks: list[asyncio.Task[None]] = []
         self._limits: Mapping[str, Limits] | None = None
         self._limits_at = 0.0

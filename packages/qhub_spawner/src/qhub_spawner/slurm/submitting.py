@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 
 from qhub_spawner.errors import SlurmRejectedError, SlurmUnavailableError, SubmitUnknownError
-from qhub_spawner.launch import StartFailedError
+from qhub_spawner.launch import NoCapacityError, StartFailedError
 from qhub_spawner.slurm.door import Door
 from qhub_spawner.slurm.poller import Poller, Watch
 from qhub_spawner.slurm.script import Submission
@@ -20,6 +21,14 @@ _SILENCE_SECONDS = 180.0
 _GIVEN_UP_SECONDS = 10.0
 _PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 5.0
+# sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit …
+# sbatch: error: QOSMaxSubmitJobPerUserLimit
+# sbatch: error: Batch job submission failed: Requested node configuration is not available
+# sbatch: error: Batch job submission failed: Required partition not available (inactive or drain)
+_NO_ROOM = re.compile(
+    r"SubmitJobs?|job submit limit|node configuration is not available|"
+    r"(partition|node) not available|QOS(Max|Grp)|Assoc(Max|Grp)"
+)
 
 
 async def submit(
@@ -40,7 +49,8 @@ async def submit(
     try:
         watch.exists(await door.submit(watch.user, submission))
     except SlurmRejectedError as refusal:
-        raise StartFailedError(f"{refusal.words}.", status_code=400) from refusal
+        kind = NoCapacityError if _NO_ROOM.search(refusal.stderr) else StartFailedError
+        raise kind(f"{refusal.words}.", status_code=400) from refusal
     except SubmitUnknownError as lost:
         log.warning("%s; looking for the job by its name", lost)
         if not await found(poller, watch, given_up):

@@ -1,0 +1,1 @@
+"""Servers as Kubernetes pods (API of Kubernetes 1.34)."""

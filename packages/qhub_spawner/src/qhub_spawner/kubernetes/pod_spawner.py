@@ -1,0 +1,146 @@
+"""KubeSpawner as a maker of manifests: its traits and templates, none of its requests.
+
+One is made for each server, beside its `QHubSpawner`. Whatever ``c.KubeSpawner.*`` says applies to
+it; traits that every spawner has may be set on ``c.QHubSpawner`` as well. See ADR 0009.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+from jupyterhub.spawner import Spawner
+from kubespawner import KubeSpawner
+from kubespawner.objects import make_owner_reference
+from traitlets import TraitError, default
+from traitlets.config import Config
+
+from qhub_spawner.launch import StartFailedError
+
+Json = dict[str, Any]
+
+
+class HubSpawner(Protocol):
+    """What is taken over from the spawner that the hub knows."""
+
+    user: Any
+    hub: Any
+    config: Any
+    log: Any
+    orm_spawner: Any
+
+
+# What the hub gives a spawner, beside its configuration.
+_HANDED_OVER = (
+    "user", "hub", "orm_spawner", "authenticator", "proxy_spec", "oauth_client_id",
+    "oauth_client_allowed_scopes", "oauth_access_scopes", "cookie_options",
+    "cookie_host_prefix_enabled", "trusted_alt_names", "user_options", "internal_ssl",
+    "internal_trust_bundles", "internal_certs_location", "cert_paths", "public_url",
+    "public_hub_url", "admin_access", "api_token", "handler",
+)  # fmt: skip
+
+
+class PodSpawner(KubeSpawner):  # type: ignore[misc]  # kubespawner has no types
+    """The traits of ``c.KubeSpawner``, for one server of a `QHubSpawner`."""
+
+    @default("cmd")
+    def _server_command(self) -> list[str]:
+        # KubeSpawner would take the image's own; the server is started with the person's umask
+        return ["jupyterhub-singleuser"]
+
+    @classmethod
+    def beside(cls, owner: HubSpawner) -> PodSpawner:
+        """Make the one of `owner`; the event loop must run, and Kubernetes' address be known."""
+        handed = {name: getattr(owner, name) for name in _HANDED_OVER if hasattr(owner, name)}
+        known = {name: value for name, value in handed.items() if name in cls.class_trait_names()}
+        made = cls(config=_config(owner.config, type(owner)), log=owner.log, **known)
+        for name in handed.keys() - known.keys():
+            setattr(made, name, handed[name])
+        # JupyterHub's own setter would write to its database
+        made._server = getattr(owner, "_server", None)
+        return made
+
+    def apply(self, traits: Mapping[str, Any]) -> None:
+        """Set traits for this server, as a profile of KubeSpawner overrides them.
+
+        Raises:
+            StartFailedError: There is no such trait, or it does not take the value.
+        """
+        for name, value in traits.items():
+            if name not in self.traits(config=True):
+                msg = f"The profile sets {name}, which KubeSpawner does not have."
+                raise StartFailedError(msg)
+            try:
+                self._apply_overrides({name: copy.deepcopy(value)})
+            except TraitError as error:
+                msg = f"The profile sets KubeSpawner's {name} to what it does not take: {error}"
+                raise StartFailedError(msg) from error
+
+    async def pod(self) -> Json:
+        """Return the pod that the traits describe, as JSON."""
+        return self.plain(await self.get_pod_manifest())
+
+    async def hooked(self, pod: Json) -> Json:
+        """Let ``modify_pod_hook`` of the configuration change the pod."""
+        if not self.modify_pod_hook:
+            return pod
+        changed = self.modify_pod_hook(self, self._model(pod, "V1Pod"))
+        if inspect.isawaitable(changed):
+            changed = await changed
+        return self.plain(changed)
+
+    def own_namespace(self) -> Json:
+        """Return the namespace of a person, where each has one."""
+        metadata = {
+            "name": self.namespace,
+            "labels": self._expand_all(self.user_namespace_labels),
+            "annotations": self._expand_all(self.user_namespace_annotations),
+        }
+        return {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+
+    def claim(self) -> Json:
+        """Return the claim on storage that the traits describe."""
+        return self.plain(self.get_pvc_manifest())
+
+    def dependants(self, pod: Mapping[str, Any]) -> list[tuple[str, Json]]:
+        """Return the kind and manifest of what belongs to a pod that exists: secret, service."""
+        found: list[tuple[str, Json]] = []
+        owner = make_owner_reference(self.pod_name, pod["metadata"]["uid"])
+        if self.internal_ssl:
+            found.append(("secrets", self.plain(self.get_secret_manifest(owner))))
+        if self.internal_ssl or self.services_enabled:
+            service = self.get_service_manifest(owner, self._get_pod_port(pod))
+            found.append(("services", self.plain(service)))
+        return found
+
+    def url_of(self, pod: Mapping[str, Any]) -> str:
+        """Return where the server in `pod` is reached: any pod with its containers' ports."""
+        # KubeSpawner expects a list of ports of every container
+        containers = [{"ports": [], **each} for each in pod["spec"]["containers"]]
+        url: str = self._get_pod_url({**pod, "spec": {**pod["spec"], "containers": containers}})
+        return url
+
+    def plain(self, model: Any) -> Json:  # noqa: ANN401 - one of the client's classes
+        """Return an object of the client library as JSON."""
+        found: Json = self.api.api_client.sanitize_for_serialization(model)
+        return found
+
+    def _model(self, document: Json, kind: str) -> Any:  # noqa: ANN401
+        client: Any = self.api.api_client
+        return client.deserialize(SimpleNamespace(data=json.dumps(document)), kind)
+
+
+def _config(config: Config, owner_class: type) -> Config:
+    """Let common traits set on ``c.QHubSpawner`` apply where ``c.KubeSpawner`` is silent."""
+    merged = copy.deepcopy(config)
+    common = set(Spawner.class_trait_names(config=True))
+    section = merged["KubeSpawner"]
+    for parent in owner_class.mro():
+        for name, value in merged.get(parent.__name__, {}).items():
+            if name in common and parent is not Spawner and name not in section:
+                section[name] = value
+    return merged

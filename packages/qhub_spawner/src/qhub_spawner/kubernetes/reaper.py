@@ -1,0 +1,97 @@
+"""Ends pods of this hub that no server owns: nothing is left running after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection
+
+from qhub_spawner.errors import KubernetesError
+from qhub_spawner.kubernetes.api import KubernetesApi
+from qhub_spawner.kubernetes.names import record_name
+from qhub_spawner.kubernetes.pods import Pod
+from qhub_spawner.kubernetes.watching import Watch
+
+_PACE_SECONDS = 5.0
+_GRACE_SECONDS = 10
+
+
+class Reaper:
+    """Compares the watched pods with what the hub owns.
+
+    Attributes:
+        recorded: The names of all starts that the hub's database holds; asked before anything ends.
+        live: The spawn ids of all servers that this hub has at hand.
+    """
+
+    def __init__(
+        self,
+        api: Callable[[], KubernetesApi],
+        watch: Watch,
+        hub_id: str,
+        log: logging.Logger,
+        *,
+        patience_seconds: float = 20.0,
+        end_orphans: bool = True,
+    ) -> None:
+        """Nothing happens before `run`.
+
+        Args:
+            api: Gives the door.
+            watch: Of this hub's pods.
+            hub_id: Whose pods are meant.
+            log: Where each orphan is named.
+            patience_seconds: How long a pod must stand without an owner.
+            end_orphans: Whether to delete, or only to log.
+        """
+        self.api = api
+        self.watch = watch
+        self.hub_id = hub_id
+        self.log = log
+        self.patience_seconds = patience_seconds
+        self.end_orphans = end_orphans
+        self.recorded: Callable[[], Collection[str]] = frozenset
+        self.live: Callable[[], Collection[str]] = frozenset
+        self.ended = 0
+        self._seen: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Look every few seconds, while what is known is current; cancel to end."""
+        while True:
+            await asyncio.sleep(_PACE_SECONDS)
+            if not self.watch.current:
+                continue
+            try:
+                await self.look()
+            except Exception:
+                self.log.exception("looking for pods without a server failed")
+
+    async def look(self) -> None:
+        """Delete what has stood without an owner for long enough."""
+        now, live = time.monotonic(), set(self.live())
+        pods = [Pod.of(found) for found in self.watch.objects.values()]
+        orphans = {
+            pod.uid: pod
+            for pod in pods
+            if pod.uid and pod.hub_id == self.hub_id and pod.spawn_id not in live
+            and not pod.deleting
+        }  # fmt: skip
+        self._seen = {uid: self._seen.get(uid, now) for uid in orphans}
+        due = [uid for uid, seen in self._seen.items() if now - seen >= self.patience_seconds]
+        recorded = self.recorded() if due else ()
+        for uid in due:
+            pod = orphans[uid]
+            if record_name(self.hub_id, pod.spawn_id) in recorded:
+                continue
+            if not self.end_orphans:
+                self.log.warning("pod %s of %s has no server", pod.name, pod.user)
+                continue
+            self.log.warning("deleting pod %s of %s: no server owns it", pod.name, pod.user)
+            try:
+                await self.api().delete(
+                    "pods", pod.namespace, pod.name, uid=uid, grace=_GRACE_SECONDS
+                )
+                self.ended += 1
+            except KubernetesError as error:
+                self.log.warning("pod %s is not deleted yet: %s", pod.name, error)

@@ -1,0 +1,187 @@
+"""What a hub needs in a cluster, as manifests: its rights, and who may reach whom. Pure.
+
+``qhub-spawner manifests`` prints them. Sources: RBAC v1 and NetworkPolicy v1, Kubernetes 1.34.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qhub_spawner.kubernetes.names import MANAGED_BY, MANAGER
+
+Json = dict[str, Any]
+
+_RBAC = "rbac.authorization.k8s.io"
+METADATA_ADDRESSES = ("169.254.0.0/16", "fd00:ec2::254/128")
+"""Where clouds tell a machine its own secrets."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where the hub and its people's servers are.
+
+    Attributes:
+        namespace: Of the servers.
+        hub_namespace: Of the hub; empty for the same.
+        service_account: Of the hub.
+        hub_labels: Labels of the hub's pods, and of the proxy's.
+        server_port: Where servers listen.
+        see_nodes: Whether ``KubernetesBackend.availability_from`` is ``nodes``.
+        storage_claims: Whether ``KubeSpawner.storage_pvc_ensure`` is on.
+        internal_ssl: Whether the hub and the servers talk over TLS.
+        user_namespaces: Whether every person has a namespace.
+        api_servers: Networks of the API server, as CIDR, which servers must not reach.
+        hub_networks: Networks that the hub's connections come from, where it is not a pod.
+    """
+
+    namespace: str
+    hub_namespace: str = ""
+    service_account: str = "hub"
+    hub_labels: Mapping[str, str] | None = None
+    server_port: int = 8888
+    see_nodes: bool = False
+    storage_claims: bool = False
+    internal_ssl: bool = False
+    user_namespaces: bool = False
+    api_servers: tuple[str, ...] = ()
+    hub_networks: tuple[str, ...] = ()
+
+
+def manifests(site: Site) -> list[Json]:
+    """Return everything a hub needs: a Role and its binding, the policies, and no more."""
+    found = [_role(site), _binding(site), *policies(site)]
+    if site.see_nodes or site.user_namespaces:
+        found += [_cluster_role(site), _cluster_binding(site)]
+    return found
+
+
+def _rules(site: Site) -> list[Json]:
+    rules = [
+        _rule(["pods"], ["get", "list", "watch", "create", "delete"]),
+        _rule(["events"], ["get", "list", "watch"]),
+        _rule(["resourcequotas"], ["get", "list"]),
+    ]
+    if site.storage_claims:
+        rules.append(_rule(["persistentvolumeclaims"], ["get", "create", "delete"]))
+    if site.internal_ssl:
+        # a server's key travels in a secret of its own; none can be read
+        rules.append(_rule(["secrets", "services"], ["create", "delete"]))
+    return rules
+
+
+def _role(site: Site) -> Json:
+    return {
+        "apiVersion": f"{_RBAC}/v1",
+        "kind": "Role",
+        "metadata": _named("qhub-hub", site.namespace),
+        "rules": _rules(site),
+    }
+
+
+def _binding(site: Site) -> Json:
+    return {
+        "apiVersion": f"{_RBAC}/v1",
+        "kind": "RoleBinding",
+        "metadata": _named("qhub-hub", site.namespace),
+        "roleRef": {"apiGroup": _RBAC, "kind": "Role", "name": "qhub-hub"},
+        "subjects": [_subject(site)],
+    }
+
+
+def _cluster_role(site: Site) -> Json:
+    rules: list[Json] = []
+    if site.see_nodes:
+        rules.append(_rule(["nodes", "pods"], ["list", "watch"]))
+    if site.user_namespaces:
+        rules += [*_rules(site), _rule(["namespaces"], ["get", "create"])]
+    return {
+        "apiVersion": f"{_RBAC}/v1",
+        "kind": "ClusterRole",
+        "metadata": _named(f"qhub-hub-{site.namespace}"),
+        "rules": rules,
+    }
+
+
+def _cluster_binding(site: Site) -> Json:
+    name = f"qhub-hub-{site.namespace}"
+    return {
+        "apiVersion": f"{_RBAC}/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": _named(name),
+        "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": name},
+        "subjects": [_subject(site)],
+    }
+
+
+def policies(site: Site) -> list[Json]:
+    """Return who may reach whom: hub and gateway come in; servers do not reach one another.
+
+    A cluster enforces them only where its network does.
+    """
+    servers = {"matchLabels": {MANAGED_BY: MANAGER}}
+    hub_peers: list[Json] = [_hub_peer(site, site.hub_labels or {"component": "hub"})]
+    hub_peers += [_hub_peer(site, {"component": name}) for name in ("proxy", "gateway")]
+    hub_peers += [{"ipBlock": {"cidr": network}} for network in site.hub_networks]
+    ingress: Json = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": _named("qhub-servers-in", site.namespace),
+        "spec": {
+            "podSelector": servers,
+            "policyTypes": ["Ingress"],
+            "ingress": [
+                {"from": hub_peers, "ports": [{"protocol": "TCP", "port": site.server_port}]}
+            ],
+        },
+    }
+    outside4 = {"cidr": "0.0.0.0/0", "except": _within(4, site)}
+    outside6 = {"cidr": "::/0", "except": _within(6, site)}
+    dns = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
+    private = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"]
+    outside4["except"] = [*private, *outside4["except"]]
+    outside6["except"] = ["fc00::/7", "fe80::/10"]
+    everywhere: Json = {"namespaceSelector": {}, "podSelector": {}}
+    egress: Json = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": _named("qhub-servers-out", site.namespace),
+        "spec": {
+            "podSelector": servers,
+            "policyTypes": ["Egress"],
+            "egress": [
+                {"to": hub_peers},
+                {"to": [everywhere], "ports": dns},
+                {"to": [{"ipBlock": outside4}, {"ipBlock": outside6}]},
+            ],
+        },
+    }
+    return [ingress, egress]
+
+
+def _within(version: int, site: Site) -> list[str]:
+    blocked = (*METADATA_ADDRESSES, *site.api_servers)
+    return [network for network in blocked if (":" in network) == (version == 6)]  # noqa: PLR2004
+
+
+def _hub_peer(site: Site, labels: Mapping[str, str]) -> Json:
+    peer: Json = {"podSelector": {"matchLabels": dict(labels)}}
+    if site.hub_namespace and site.hub_namespace != site.namespace:
+        name = {"kubernetes.io/metadata.name": site.hub_namespace}
+        peer["namespaceSelector"] = {"matchLabels": name}
+    return peer
+
+
+def _rule(resources: list[str], verbs: list[str]) -> Json:
+    return {"apiGroups": [""], "resources": resources, "verbs": verbs}
+
+
+def _subject(site: Site) -> Json:
+    namespace = site.hub_namespace or site.namespace
+    return {"kind": "ServiceAccount", "name": site.service_account, "namespace": namespace}
+
+
+def _named(name: str, namespace: str = "") -> Json:
+    labels = {MANAGED_BY: MANAGER}
+    return {"name": name, "labels": labels, **({"namespace": namespace} if namespace else {})}

@@ -1,0 +1,524 @@
+"""One server as one pod: its start, its waiting, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from qhub_spawner.errors import (
+    KubernetesError,
+    KubernetesRefusedError,
+    KubernetesUnavailableError,
+)
+from qhub_spawner.kubernetes import manifest, names, words
+from qhub_spawner.kubernetes.pod_spawner import PodSpawner
+from qhub_spawner.kubernetes.pods import Pod
+from qhub_spawner.launch import (
+    BackendServer,
+    Ended,
+    Launch,
+    NoCapacityError,
+    Progress,
+    ServerAddress,
+    StartFailedError,
+    StopFailedError,
+)
+
+if TYPE_CHECKING:
+    from qhub_spawner.kubernetes.backend import KubernetesBackend
+
+STATE_VERSION = 1
+_CONNECT_SECONDS = 0.05
+_LONGEST_CONNECT_SECONDS = 0.5
+_CREATE_SECONDS = 120.0
+
+
+class KubernetesServer(BackendServer):
+    """A single-user server in a pod."""
+
+    def __init__(self, backend: KubernetesBackend, owner: Any) -> None:
+        """Belong to `owner`, the hub's spawner; nothing is asked of Kubernetes yet."""
+        self.backend = backend
+        self.owner = owner
+        self.log = owner.log
+        self.name = ""
+        self.namespace = ""
+        self.pod_name = ""
+        self.spawn_id = ""
+        self.uid: str | None = None
+        self.granted = words.Granted()
+        self.grace_seconds = 10.0
+        self.address: ServerAddress | None = None
+        self._pods: PodSpawner | None = None
+        self._creating: asyncio.Task[None] | None = None
+        self._last: Pod | None = None
+        self._ended: Ended | None = None
+        self._step = Progress("Asking Kubernetes for your server.", 5)
+        self._steps = asyncio.Event()
+        self._restored = False
+        self._stopping = False
+        self._alternatives = False
+
+    @property
+    def pods(self) -> PodSpawner:
+        """KubeSpawner's traits for this server."""
+        if self._pods is None:
+            self._pods = PodSpawner.beside(self.owner)
+            if self._restored:
+                self._pods.pod_name, self._pods.namespace = self.pod_name, self.namespace
+        return self._pods
+
+    # ---- start ----
+
+    async def start(self, launch: Launch) -> ServerAddress:
+        """See `BackendServer.start`. The pod's name is on record before Kubernetes hears of it."""
+        self._forget_last()
+        profile = launch.selection.profile
+        self.grace_seconds, self._alternatives = launch.grace_seconds, launch.alternatives
+        self.granted = words.Granted(str(profile.memory or ""), str(profile.walltime or ""))
+        self._pods = None
+        pods = self.pods
+        if profile.kubernetes is not None:
+            pods.apply(profile.kubernetes.kubespawner)
+        self.namespace, self.pod_name = pods.namespace, pods.pod_name
+        self.spawn_id = names.new_spawn_id()
+        self.name = names.record_name(self.backend.hub_id, self.spawn_id)
+        pod = await self._manifest(launch)
+        self.backend.live[self._key] = self
+        self.owner.persist()
+        self._creating = asyncio.ensure_future(self._create(pod))
+        self._creating.add_done_callback(lambda task: task.cancelled() or task.exception())
+        # a cancelled start must not lose the pod: stop waits for the request, and ends what it made
+        await asyncio.shield(self._creating)
+        self._note()
+        return await self._until_up()
+
+    def _forget_last(self) -> None:
+        self.address, self.uid, self._last, self._ended = None, None, None, None
+        self._stopping = self._restored = False
+
+    async def _manifest(self, launch: Launch) -> dict[str, Any]:
+        base = await self.pods.pod()
+        pod = manifest.completed(
+            base,
+            launch.selection.profile,
+            user=launch.user,
+            identity=launch.identity,
+            labels=names.labels(self.backend.hub_id, self.spawn_id),
+            annotations=names.owner_annotations(launch.user, launch.server_name),
+            settings=self.backend.settings,
+        )
+        pod = await self.pods.hooked(pod)
+        # whatever a hook does, the hub must find its pod again
+        return manifest.merged(  # type: ignore[no-any-return]
+            pod,
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {
+                    "name": self.pod_name,
+                    "labels": names.labels(self.backend.hub_id, self.spawn_id),
+                },
+            },
+        )
+
+    async def _create(self, pod: dict[str, Any]) -> None:
+        """Create the pod and what belongs to it, once, however often replies are lost.
+
+        Raises:
+            StartFailedError: Kubernetes refused it; says why.
+        """
+        api = self.backend.api
+        created = await self._asked_for(pod)
+        self.uid = created["metadata"]["uid"]
+        self.backend.watch_pods.take(created)
+        try:
+            for kind, dependant in self.pods.dependants(created):
+                with _existing_is_fine():
+                    await api.create(kind, self.namespace, dependant)
+        except KubernetesError as error:
+            msg = f"What belongs to the server's pod could not be made: {error}"
+            raise StartFailedError(msg) from error
+        hook = self.pods.after_pod_created_hook
+        if hook:
+            done = hook(self.pods, created)
+            if inspect.isawaitable(done):
+                await done
+
+    async def _asked_for(self, pod: dict[str, Any]) -> dict[str, Any]:
+        """Create the pod and what must be there before it; go on while Kubernetes is silent."""
+        deadline, pause = time.monotonic() + _CREATE_SECONDS, 0.25
+        while True:
+            try:
+                if self.pods.enable_user_namespaces:
+                    await self._ensure_namespace()
+                if self.pods.storage_pvc_ensure:
+                    await self._ensure_claim()
+                return await self._created(pod)
+            except KubernetesRefusedError as error:
+                raise self._refused(error) from error
+            except KubernetesUnavailableError as error:
+                if time.monotonic() > deadline or self._stopping:
+                    msg = "Kubernetes does not answer now, so nothing was started."
+                    raise StartFailedError(msg, status_code=503) from error
+            self._say("Kubernetes does not answer now; trying again.", 5)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 5.0)
+
+    async def _ensure_namespace(self) -> None:
+        with _existing_is_fine():
+            await self.backend.api.request(
+                "POST", "/api/v1/namespaces", body=self.pods.own_namespace()
+            )
+
+    async def _ensure_claim(self) -> None:
+        claim = self.pods.claim()
+        claim |= {"apiVersion": "v1", "kind": "PersistentVolumeClaim"}
+        kind, name = "persistentvolumeclaims", claim["metadata"]["name"]
+        try:
+            await self.backend.api.create(kind, self.namespace, claim)
+        except KubernetesRefusedError as error:
+            if error.reason == "AlreadyExists":
+                return
+            # a quota is checked before the name is: what exists needs no room
+            if await self.backend.api.get(kind, self.namespace, name) is None:
+                raise
+
+    async def _created(self, pod: dict[str, Any]) -> dict[str, Any]:
+        """Create the pod, or find that an earlier request has; clear away one that is over."""
+        api = self.backend.api
+        deadline = time.monotonic() + self.backend.stop_timeout
+        while True:
+            try:
+                return await api.create("pods", self.namespace, pod)
+            except KubernetesRefusedError as error:
+                if error.reason != "AlreadyExists":
+                    raise
+            there = await api.get("pods", self.namespace, self.pod_name)
+            if there is None:
+                continue
+            if names.spawn_of(there) == self.spawn_id:
+                return there
+            await self._clear(there, deadline)
+
+    async def _clear(self, there: Mapping[str, Any], deadline: float) -> None:
+        """End a pod of our name that no server owns: one of an earlier start."""
+        pod = Pod.of(there)
+        if pod.hub_id not in {"", self.backend.hub_id}:
+            msg = f"A pod {self.pod_name} of another hub is in the way; its administrator can help."
+            raise StartFailedError(msg, status_code=409)
+        self._say("Waiting for the end of your last server.", 5)
+        if not pod.deleting:
+            self.log.warning("deleting pod %s, which no server owns", self.pod_name)
+            await self.backend.api.delete(
+                "pods", self.namespace, self.pod_name, uid=pod.uid, grace=int(self.grace_seconds)
+            )
+        if time.monotonic() > deadline:
+            msg = (
+                f"The pod of your last server is still being removed from node {pod.node}. "
+                "Try again later, or ask the administrator."
+            )
+            raise StartFailedError(msg, status_code=503)
+        await self.backend.watch_pods.changed(self._key, 1.0)
+
+    def _refused(self, error: KubernetesRefusedError) -> StartFailedError:
+        self.log.warning("pod %s is refused: %s", self.pod_name, error)
+        quota = words.quota_words(error.document)
+        if quota:
+            return NoCapacityError(_sentence(quota))
+        return StartFailedError(_sentence(words.refusal_words(error.document)))
+
+    async def _until_up(self) -> ServerAddress:
+        """Wait until the server in the pod listens."""
+        ran_since: float | None = None
+        waits_since = time.monotonic()
+        while True:
+            pod = await self._look()
+            if self._ended is not None or pod is None:
+                why = self._ended.words if self._ended else "its pod is gone"
+                raise StartFailedError(_sentence(f"The server did not start: {why}"))
+            if pod.running:
+                ran_since = ran_since or time.monotonic()
+                self._say(f"The server is starting on {pod.node}.", 70)
+                address = await self._address()
+                if await _listens(address):
+                    self.address = address
+                    self._say(f"The server is up on {pod.node}; connecting to it.", 90)
+                    self._restored = False
+                    self._note()
+                    return address
+                ran = time.monotonic() - ran_since
+                if ran > self.backend.startup_timeout:
+                    msg = (
+                        "The pod runs, but the server in it did not listen within "
+                        f"{self.backend.startup_timeout:g} s."
+                    )
+                    raise StartFailedError(msg)
+                pause = min(_LONGEST_CONNECT_SECONDS, max(_CONNECT_SECONDS, ran / 20))
+                await self.backend.watch_pods.changed(self._key, pause)
+                continue
+            ran_since = None
+            text, percent = words.waiting_words(pod, self._events(), now=datetime.now(UTC))
+            self._say(text, percent)
+            self._give_up(pod, time.monotonic() - waits_since, text)
+            await self.backend.changed(self._key, 1.0)
+
+    def _give_up(self, pod: Pod, waited: float, text: str) -> None:
+        """Fail, after some patience, where waiting is in vain or another backend may do better."""
+        events = self._events()
+        stuck = words.stuck_words(pod, events)
+        if stuck is not None and waited > self.backend.stuck_patience:
+            raise StartFailedError(_sentence(f"The server cannot start: {stuck}"))
+        patient = not self._alternatives or waited < self.backend.capacity_patience
+        if not patient and words.for_want_of_capacity(pod, events):
+            raise NoCapacityError(text)
+
+    async def _look(self) -> Pod | None:
+        """Return the pod as it is now known, ``None`` if it is certain that there is none."""
+        found = self.backend.watch_pods.objects.get(self._key)
+        if found is not None and names.spawn_of(found) == self.spawn_id:
+            pod = self._last = Pod.of(found)
+            self.uid = pod.uid or self.uid
+            if pod.over:
+                self._over(pod)
+            return pod
+        return await self._confirmed()
+
+    async def _confirmed(self) -> Pod | None:
+        """Ask about a pod that the watch does not have: only Kubernetes' own word ends a server."""
+        if not self.backend.watch_pods.known or not self.backend.watch_pods.current:
+            return self._last or Pod.of({})
+        try:
+            found = await self.backend.api.get("pods", self.namespace, self.pod_name)
+        except KubernetesError as error:
+            self.log.warning("pod %s: %s", self.pod_name, error)
+            return self._last or Pod.of({})
+        if found is not None and names.spawn_of(found) == self.spawn_id:
+            self.backend.watch_pods.take(found)
+            pod = self._last = Pod.of(found)
+            if pod.over:
+                self._over(pod)
+            return pod
+        self._over(self._last)
+        return None
+
+    def _over(self, pod: Pod | None) -> None:
+        if self._ended is None:
+            code, why = words.ending_words(pod, self._events(), self.granted)
+            self._ended = Ended(code, why)
+
+    async def _address(self) -> ServerAddress:
+        found = self.backend.watch_pods.objects[self._key]
+        if self.pods.get_pod_url:  # the configuration's own function sees the whole pod
+            with suppress(KubernetesError):
+                found = await self.backend.api.get("pods", *self._key) or found
+        parts = urlsplit(self.pods.url_of(found))
+        return ServerAddress(parts.hostname or "", parts.port or 80)
+
+    def _events(self) -> list[Mapping[str, Any]]:
+        return self.backend.events_of(self.uid)
+
+    @property
+    def _key(self) -> tuple[str, str]:
+        return self.namespace, self.pod_name
+
+    def _say(self, message: str, percent: int) -> None:
+        step = Progress(message, percent)
+        if step != self._step:
+            self._step = step
+            self._steps.set()
+            self._steps = asyncio.Event()
+
+    def _note(self) -> None:
+        """Write down what a later hub can also find out by itself."""
+        try:
+            self.owner.persist()
+        except StartFailedError as error:
+            self.log.warning("%s", error)
+
+    @property
+    def unfinished(self) -> bool:
+        """See `BackendServer.unfinished`."""
+        return self._restored and self.address is None
+
+    async def resume(self) -> ServerAddress:
+        """See `BackendServer.resume`."""
+        if not await self.backend.watch_pods.settled(self.backend.answer_timeout):
+            self.log.warning("Kubernetes does not answer; %s waits", self.pod_name)
+        if await self._look() is None:
+            msg = "The hub was restarted before Kubernetes had your server. Start it again."
+            raise StartFailedError(msg, status_code=503)
+        return await self._until_up()
+
+    # ---- life ----
+
+    async def poll(self) -> Ended | None:
+        """See `BackendServer.poll`: answered from the watch, without any request while it lives."""
+        if not self.pod_name:
+            return Ended(0, "it was not started")
+        if self._creating is not None and not self._creating.done():
+            return None
+        if self._ended is None:
+            await self._look()
+        if self._ended is not None and not self._stopping:
+            self.backend.clear_away(self)
+        return self._ended
+
+    @property
+    def waits(self) -> bool:
+        """See `BackendServer.waits`: its node may be lost for a while."""
+        return self._last is not None and not self._last.running and not self._last.over
+
+    def changed(self) -> None:
+        """Take notice that the watch has something new of the pod."""
+        if self.address is None or self._stopping or self._ended is not None:
+            return
+        found = self.backend.watch_pods.objects.get(self._key)
+        if found is None or Pod.of(found).over:
+            self.owner.server_ended()
+
+    # ---- stop ----
+
+    async def stop(self, *, now: bool = False) -> None:
+        """See `BackendServer.stop`: the pod's deletion, and Kubernetes' word that it is gone."""
+        if not self.pod_name:
+            return
+        self._stopping = True
+        if self._creating is not None:
+            await asyncio.wait([self._creating])
+        try:
+            await self._delete(0 if now else int(self.grace_seconds))
+        finally:
+            self.release()
+
+    async def _delete(self, grace: int) -> None:
+        deadline = time.monotonic() + grace + self.backend.stop_timeout
+        asked, problem = False, ""
+        while True:
+            try:
+                if not asked:
+                    if self.uid is None and not await self._made():
+                        return
+                    asked = True
+                    if not await self.backend.api.delete(
+                        "pods", self.namespace, self.pod_name, uid=self.uid, grace=grace
+                    ):
+                        return
+                there = self.backend.watch_pods.objects.get(self._key)
+                if there is None or names.spawn_of(there) != self.spawn_id:
+                    there = await self.backend.api.get("pods", self.namespace, self.pod_name)
+                if there is None or names.spawn_of(there) != self.spawn_id:
+                    return
+                pod = Pod.of(there)
+                if pod.over and pod.deleting:
+                    return  # its processes are gone; only the object waits to be tidied up
+                problem = f"its pod is still being removed from node {pod.node}"
+            except KubernetesRefusedError as error:
+                msg = f"Kubernetes does not let the hub stop the server: {error}"
+                raise StopFailedError(msg) from error
+            except KubernetesUnavailableError as error:
+                asked, problem = False, str(error)
+                await asyncio.sleep(0.5)
+            if time.monotonic() > deadline:
+                msg = f"Kubernetes did not confirm that the server has ended: {problem}"
+                raise StopFailedError(msg)
+            await self.backend.watch_pods.changed(self._key, 1.0)
+
+    async def _made(self) -> bool:
+        """Find out whether our pod was made after all; another's of its name is let alone."""
+        there = await self.backend.api.get("pods", self.namespace, self.pod_name)
+        if there is None or names.spawn_of(there) != self.spawn_id:
+            return False
+        self.uid = there["metadata"]["uid"]
+        return True
+
+    def release(self) -> None:
+        """See `BackendServer.release`."""
+        if self.backend.live.get(self._key) is self:
+            del self.backend.live[self._key]
+
+    # ---- what the person sees ----
+
+    async def progress(self) -> AsyncIterator[Progress]:
+        """See `BackendServer.progress`."""
+        last = None
+        while True:
+            if self._step != last:
+                last = self._step
+                yield last
+            if self.address is not None or self._stopping:
+                return
+            steps = self._steps
+            with suppress(TimeoutError):
+                await asyncio.wait_for(steps.wait(), 5)
+
+    # ---- across hubs ----
+
+    def state(self) -> dict[str, Any]:
+        """See `BackendServer.state`; no secrets."""
+        if not self.pod_name:
+            return {}
+        state: dict[str, Any] = {
+            "version": STATE_VERSION,
+            "name": self.name,
+            "namespace": self.namespace,
+            "pod": self.pod_name,
+            "spawn": self.spawn_id,
+            "uid": self.uid,
+            "memory": self.granted.memory,
+            "walltime": self.granted.walltime,
+            "grace_seconds": self.grace_seconds,
+        }
+        if self.address is not None:
+            state["address"] = {"host": self.address.host, "port": self.address.port}
+        return state
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See `BackendServer.restore`."""
+        if "pod" not in state:
+            return
+        self.name, self.namespace = str(state["name"]), str(state["namespace"])
+        self.pod_name, self.spawn_id = str(state["pod"]), str(state["spawn"])
+        self.uid = state.get("uid")
+        self.granted = words.Granted(state.get("memory", ""), state.get("walltime", ""))
+        self.grace_seconds = float(state.get("grace_seconds", self.grace_seconds))
+        if state.get("address"):
+            self.address = ServerAddress(
+                str(state["address"]["host"]), int(state["address"]["port"])
+            )
+        self._restored = True
+        self.backend.live[self._key] = self
+
+
+@contextmanager
+def _existing_is_fine() -> Iterator[None]:
+    """Pass over the answer that an object exists already."""
+    try:
+        yield
+    except KubernetesRefusedError as error:
+        if error.reason != "AlreadyExists":
+            raise
+
+
+async def _listens(address: ServerAddress) -> bool:
+    """Whether somebody accepts connections there, within a second."""
+    try:
+        async with asyncio.timeout(1):
+            _, writer = await asyncio.open_connection(address.host, address.port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
+def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -1,0 +1,164 @@
+"""What the options page shows of the cluster: one cache for all, filled while somebody looks.
+
+From the namespace's quotas, which are asked for at most once an interval; or from nodes and pods,
+each by a watch that begins with the first look. See ``c.KubernetesBackend.availability_from``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from qhub_spawner.availability import Availability
+from qhub_spawner.errors import KubernetesError
+from qhub_spawner.kubernetes.api import collection
+from qhub_spawner.kubernetes.capacity import Cluster, Request, availability_of, quota_availability
+from qhub_spawner.kubernetes.manifest import completed
+from qhub_spawner.kubernetes.names import SERVER_CONTAINER
+from qhub_spawner.kubernetes.nodes import Node
+from qhub_spawner.kubernetes.pods import Pod
+from qhub_spawner.kubernetes.slimming import slim, slim_node
+from qhub_spawner.kubernetes.watching import Watch
+from qhub_spawner.profiles import Profile
+from qhub_spawner.resources import KubernetesBlock
+
+if TYPE_CHECKING:
+    from qhub_spawner.kubernetes.backend import KubernetesBackend
+
+_PATIENCE_SECONDS = 5.0
+
+
+class Views:
+    """The page's cache.
+
+    Attributes:
+        tasks: What runs in the background.
+    """
+
+    def __init__(self, backend: KubernetesBackend) -> None:
+        """Nothing is asked before somebody looks."""
+        self.backend = backend
+        self.tasks: list[asyncio.Task[None]] = []
+        self._nodes: Watch | None = None
+        self._pods: Watch | None = None
+        self._quotas: list[Mapping[str, Any]] | None = None
+        self._asked_at = 0.0
+        self._asking: asyncio.Task[None] | None = None
+        self._problem: str | None = None
+        self._read_at: datetime | None = None
+        self._requests: dict[str, tuple[Profile, Request]] = {}
+        self._cluster: tuple[float, Cluster] | None = None
+
+    async def look(
+        self, profiles: tuple[Profile, ...], *, now: datetime
+    ) -> Mapping[str, Availability]:
+        """Return what each profile meets now, by slug; waits at most 5 s, for a first answer."""
+        source = self.backend.availability_from
+        if source == "off":
+            return {profile.slug: Availability(as_of=now) for profile in profiles}
+        if source == "nodes":
+            return await self._by_nodes(profiles, now)
+        return await self._by_quota(profiles, now)
+
+    def _request(self, profile: Profile) -> Request:
+        known = self._requests.get(profile.slug)
+        if known is None or (known[0] is not profile and known[0] != profile):
+            base = {
+                "metadata": {},
+                "spec": {
+                    **self.backend.common_spec,
+                    "containers": [{"name": SERVER_CONTAINER}],
+                },
+            }
+            pod = completed(base, profile, user="somebody", settings=self.backend.settings)
+            block = profile.kubernetes or KubernetesBlock()
+            known = profile, Request.of(pod, gpu_resource=block.gpu_resource)
+            self._requests[profile.slug] = known
+        return known[1]
+
+    # ---- quota
+
+    async def _by_quota(
+        self, profiles: tuple[Profile, ...], now: datetime
+    ) -> Mapping[str, Availability]:
+        age = time.monotonic() - self._asked_at
+        asking = self._asking is not None and not self._asking.done()
+        if not asking and (not self._asked_at or age > self.backend.view_interval):
+            self._asked_at = time.monotonic()
+            self._asking = asyncio.ensure_future(self._ask_quotas(now))
+        if self._quotas is None and self._asking is not None:
+            await asyncio.wait([self._asking], timeout=_PATIENCE_SECONDS)
+        if self._quotas is None:
+            problem = self._problem or "no answer from Kubernetes yet"
+            return {profile.slug: Availability(stale=True, problem=problem) for profile in profiles}
+        return {
+            profile.slug: quota_availability(
+                self._request(profile),
+                self._quotas,
+                as_of=self._read_at,
+                stale=self._problem is not None,
+            )
+            for profile in profiles
+        }
+
+    async def _ask_quotas(self, now: datetime) -> None:
+        namespace = self.backend.namespace
+        if namespace is None:  # everybody has a namespace: there is no quota of all
+            self._quotas, self._read_at = [], now
+            return
+        try:
+            answer = await self.backend.api.request("GET", collection("resourcequotas", namespace))
+        except KubernetesError as error:
+            if self._problem is None:
+                self.backend.log.warning("the quotas of %s are not known: %s", namespace, error)
+            self._problem = "Kubernetes does not say now what is free"
+            return
+        self._quotas, self._read_at, self._problem = list(answer.get("items") or ()), now, None
+
+    # ---- nodes
+
+    async def _by_nodes(
+        self, profiles: tuple[Profile, ...], now: datetime
+    ) -> Mapping[str, Availability]:
+        nodes, pods = self._watches()
+        if not (nodes.known and pods.known):
+            await asyncio.gather(nodes.settled(_PATIENCE_SECONDS), pods.settled(_PATIENCE_SECONDS))
+        if not (nodes.known and pods.known):
+            problem = "Kubernetes does not say now what is free"
+            return {profile.slug: Availability(stale=True, problem=problem) for profile in profiles}
+        cluster = self._grouped(nodes, pods)
+        stale = not (nodes.current and pods.current)
+        return {
+            profile.slug: replace(
+                availability_of(
+                    self._request(profile),
+                    cluster,
+                    as_of=now,
+                    scalable=self.backend.pools,
+                ),
+                stale=stale,
+            )
+            for profile in profiles
+        }
+
+    def _grouped(self, nodes: Watch, pods: Watch) -> Cluster:
+        """Work out at most once a second what everybody then sees."""
+        if self._cluster is None or time.monotonic() - self._cluster[0] > 1:
+            cluster = Cluster.of(
+                map(Node.of, nodes.objects.values()), map(Pod.of, pods.objects.values())
+            )
+            self._cluster = time.monotonic(), cluster
+        return self._cluster[1]
+
+    def _watches(self) -> tuple[Watch, Watch]:
+        if self._nodes is None or self._pods is None:
+            api, log = self.backend.api, self.backend.log
+            self._nodes = Watch(api, collection("nodes", None), log, slim=slim_node)
+            running = "status.phase!=Succeeded,status.phase!=Failed"
+            self._pods = Watch(api, collection("pods", None), log, fields=running, slim=slim)
+            self.tasks = [asyncio.ensure_future(watch.run()) for watch in (self._nodes, self._pods)]
+        return self._nodes, self._pods

@@ -1,0 +1,153 @@
+"""The start of a server: on the backend that was decided, or else where there is room."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from qhub_spawner.access import Selection
+from qhub_spawner.errors import QHubSpawnerError
+from qhub_spawner.identity import Identity, IdentityError, identity_of
+from qhub_spawner.launch import (
+    BackendServer,
+    Launch,
+    NoCapacityError,
+    Progress,
+    ServerAddress,
+    StartFailedError,
+)
+from qhub_spawner.profiles import BackendName
+from qhub_spawner.slurm.script import account_name
+
+if TYPE_CHECKING:
+    from qhub_spawner.spawner import QHubSpawner
+
+PLACES = {"slurm": "Slurm", "kubernetes": "Kubernetes", "local": "The hub's own machine"}
+
+
+async def start(spawner: QHubSpawner, selection: Selection) -> ServerAddress:
+    """Start what was selected, and return where it listens.
+
+    A profile with several backends goes on to the next one where there is no room, unless the
+    person chose the backend themselves.
+
+    Raises:
+        StartFailedError: It did not start; says why, of every backend that was tried.
+        SelectionError: The person's name cannot be an account of the cluster.
+    """
+    identity = await identity_of_person(spawner)
+    order = [selection.backend, *(each for each in selection.backends if each != selection.backend)]
+    if selection.profile.policy == "ask":
+        order = order[:1]
+    said: list[str] = []
+    for at, name in enumerate(order):
+        left = order[at + 1 :]
+        try:
+            return await _start_on(spawner, selection, name, identity, alternatives=bool(left))
+        except NoCapacityError as error:
+            said.append(f"{PLACES[name]} has no room now: {error.words}")
+            if not left:
+                raise NoCapacityError(" ".join(said), status_code=error.status_code) from error
+            spawner.log.warning("%s starts on %s: %s", spawner._log_name, left[0], said[-1])  # noqa: SLF001
+            await _give_up(spawner)
+            spawner.notes.append(f"{said[-1]} Trying {PLACES[left[0]]} instead.")
+    msg = "the selection names no backend"
+    raise AssertionError(msg)
+
+
+async def _start_on(
+    spawner: QHubSpawner,
+    selection: Selection,
+    name: BackendName,
+    identity: Identity | None,
+    *,
+    alternatives: bool,
+) -> ServerAddress:
+    if name == "slurm":
+        account_name(spawner.user.name)
+    spawner.use(name, spawner.runtime.backend(name).server(spawner))
+    launch = Launch(
+        user=spawner.user.name,
+        server_name=spawner.name,
+        selection=selection,
+        environment=spawner.launch_environment(selection),
+        argv=(*spawner.cmd, *spawner.get_args()),
+        grace_seconds=spawner.stop_grace,
+        identity=identity,
+        alternatives=alternatives,
+    )
+    assert spawner.backend_server is not None  # noqa: S101 - just made
+    return await spawner.backend_server.start(launch)
+
+
+async def _give_up(spawner: QHubSpawner) -> None:
+    """End what was begun on a backend without room: never may two servers run for one."""
+    if spawner.backend_server is None:
+        return
+    try:
+        await spawner.backend_server.stop(now=True)
+    except QHubSpawnerError as error:
+        msg = f"It could not be given up where there is no room: {error}"
+        raise StartFailedError(msg, status_code=503) from error
+
+
+async def identity_of_person(spawner: QHubSpawner) -> Identity | None:
+    """Return who the person is on every target; ``None`` if the authenticator does not say.
+
+    Raises:
+        StartFailedError: What it says is not usable: nothing is started as a guess.
+    """
+    try:
+        return identity_of(await spawner.user.get_auth_state())
+    except IdentityError as error:
+        spawner.log.error("%s: %s", spawner.user.name, error)  # noqa: TRY400 - it says all
+        msg = (
+            "Your account's numbers and groups are not usable; the hub's administrator can see why."
+        )
+        raise StartFailedError(msg) from error
+
+
+async def progress(spawner: QHubSpawner) -> AsyncIterator[Progress]:
+    """Yield what happens during a start, across the backends that are tried."""
+    followed: BackendServer | None = None
+    told = 0
+    while True:
+        while spawner.backend_server is None:  # noqa: ASYNC110 - JupyterHub begins both at once
+            await asyncio.sleep(0.05)
+        for note in spawner.notes[told:]:
+            yield Progress(note, 5)
+        told = len(spawner.notes)
+        if spawner.backend_server is followed:
+            if spawner.server_is_placed():
+                return
+            await asyncio.sleep(0.1)
+            continue
+        followed = spawner.backend_server
+        steps = followed.progress()
+        try:
+            async for step in _until_left(spawner, followed, steps):
+                yield step
+        finally:
+            with suppress(RuntimeError):
+                await steps.aclose()  # type: ignore[attr-defined]
+
+
+async def _until_left(
+    spawner: QHubSpawner, server: BackendServer, steps: AsyncIterator[Progress]
+) -> AsyncIterator[Progress]:
+    """Yield a server's steps until they end, or another backend is tried."""
+    while True:
+        step = asyncio.ensure_future(anext(steps, None))
+        try:
+            while not step.done():
+                await asyncio.wait([step], timeout=0.25)
+                if not step.done() and spawner.backend_server is not server:
+                    return
+            found = step.result()
+        finally:
+            step.cancel()
+        if found is None:
+            return
+        yield found

@@ -1,0 +1,144 @@
+"""A hub on a Kubernetes system, set up as an administrator would: an account of its own, one Role.
+
+The same for the demo, the tests and the benchmarks. The hub is a process of this machine; its
+people's servers are pods.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .hub import HubSystem
+from .kubernetes import USER_IMAGE, KubernetesSystem
+from .slurm import HUB_USER
+from .slurm.unix_users import ensure_service_user
+from .userenv import product_site, user_environment
+
+PROFILES = """
+c.QHubSpawner.profiles = [
+    {"slug": "small", "display_name": "Small pod", "default": True, "cpu": 1, "memory": "600 MiB",
+     "walltime": "1h", "kubernetes": {"cpu_request": "10m", "memory_request": "64 MiB"}},
+    {"slug": "large", "display_name": "Large pod", "cpu": 2, "memory": "2 GiB",
+     "walltime": "4h", "kubernetes": {"cpu_request": "20m", "memory_request": "64 MiB"}},
+]
+"""
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
+def kubernetes_lines(cluster: KubernetesSystem, namespace: str, *, section: str) -> str:
+    """Return the lines that every hub on this system needs.
+
+    Args:
+        cluster: A running system.
+        namespace: Where servers run.
+        section: ``KubeSpawner``, whose traits these are.
+    """
+    return f"""
+c.JupyterHub.hub_connect_url = c.JupyterHub.hub_bind_url
+c.{section}.namespace = "{namespace}"
+c.{section}.image = "{USER_IMAGE}"
+c.{section}.image_pull_policy = "Never"
+c.{section}.uid = 1000
+c.{section}.gid = 1000
+c.{section}.environment = {{"HOME": "/tmp"}}
+c.{section}.working_dir = "/tmp"
+"""
+
+
+class KubernetesHub(HubSystem):
+    """A hub as the unprivileged account `qhub`, its people's servers as pods of `cluster`.
+
+    Attributes:
+        cluster: The system.
+        namespace: Where the servers run; Pod Security `restricted` is enforced there.
+    """
+
+    def __init__(
+        self,
+        cluster: KubernetesSystem,
+        *,
+        profiles: str = PROFILES,
+        config: str = "",
+        namespace: str | None = None,
+        port: int | None = None,
+        spawner: str = "qhub",
+        environment: Mapping[str, str] | None = None,
+        rights: Mapping[str, Any] | None = None,
+        admin: bool = False,
+        log_level: str = "INFO",
+    ) -> None:
+        """Make the namespace, the service account and its rights, and write the configuration.
+
+        Args:
+            cluster: A running system.
+            profiles: Lines that set the profiles.
+            config: More lines of configuration, which win.
+            namespace: Where servers run; one of its own when None.
+            port: Where people come in; any free one when None.
+            spawner: The spawner class, for comparisons.
+            environment: More of the hub's environment.
+            rights: More of `qhub_spawner.kubernetes.rights.Site`.
+            admin: Whether the hub may do everything in the cluster (a rival that needs more).
+            log_level: Of the hub.
+        """
+        from qhub_spawner.kubernetes.rights import Site, manifests
+
+        self.cluster = cluster
+        self.namespace = namespace or cluster.make_namespace(labels=RESTRICTED)
+        ensure_service_user(HUB_USER)
+        account = pwd.getpwnam(HUB_USER)
+        bin_folder = user_environment() / "bin"
+        run_folder = Path(tempfile.mkdtemp(prefix="qhub-on-kubernetes-"))
+        run_folder.chmod(0o755)
+        self.run_folder = run_folder
+        name = f"qhub-{secrets.token_hex(4)}"
+        site = product_site(run_folder)
+        kubeconfig = run_folder / "kubeconfig"
+        if admin:
+            shutil.copy(cluster.kubeconfig, kubeconfig)
+        else:
+            shutil.copy(cluster.service_account_kubeconfig(self.namespace, "hub"), kubeconfig)
+            where = Site(namespace=self.namespace, service_account="hub", **(rights or {}))
+            cluster.apply(*manifests(where))
+        os.chown(kubeconfig, account.pw_uid, account.pw_gid)
+        kubeconfig.chmod(0o600)
+        address = cluster.host_address
+        lines = [
+            f'c.JupyterHub.spawner_class = "{spawner}"',
+            f'c.JupyterHub.hub_bind_url = c.JupyterHub.hub_bind_url.replace("127.0.0.1", "{address}")',
+            kubernetes_lines(cluster, self.namespace, section="KubeSpawner"),
+        ]
+        super().__init__(
+            run_folder / name,
+            "\n".join(lines) + "\n" + (profiles if spawner == "qhub" else "") + config,
+            environment_bin=bin_folder,
+            python_path=site,
+            user=HUB_USER,
+            port=port,
+            environment={"KUBECONFIG": str(kubeconfig), **(environment or {})},
+            log_level=log_level,
+        )
+        self.hub_url = self.hub_url.replace("127.0.0.1", address)
+
+    def stop(self) -> None:
+        """End hub and proxy; pods go on."""
+        super().stop()
+
+    def pods(self) -> dict[str, dict[str, Any]]:
+        """Return the pods of the namespace by name, as JSON."""
+        answer = self.cluster.request("GET", f"/api/v1/namespaces/{self.namespace}/pods")
+        return {each["metadata"]["name"]: each for each in answer["items"]}
+
+    def tidy(self) -> None:
+        """Remove the folder and every pod of the namespace."""
+        for name in self.pods():
+            path = f"/api/v1/namespaces/{self.namespace}/pods/{name}?gracePeriodSeconds=0"
+            self.cluster.request("DELETE", path)
+        shutil.rmtree(self.run_folder, ignore_errors=True)
