@@ -9,9 +9,14 @@ from types import FrameType
 
 from tests.systems.processes import SystemUnavailableError
 
-from . import form, poll, spawn
+from . import form, poll, spawn, spawn_kubernetes
 
-BENCHMARKS = {"poll": poll.run, "spawn": spawn.run, "form": form.run}
+BENCHMARKS = {
+    "poll": poll.run,
+    "spawn": spawn.run,
+    "form": form.run,
+    "spawn-kubernetes": spawn_kubernetes.run,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

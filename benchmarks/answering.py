@@ -29,11 +29,11 @@ class _Server(ThreadingHTTPServer):
 
 
 class AnsweringServer:
-    """A server on loopback for as long as the context lasts."""
+    """A server for as long as the context lasts."""
 
-    def __init__(self) -> None:
-        """Bind a port."""
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        """Bind a port of this address."""
+        self._server = _Server((address, 0), _Handler)
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 

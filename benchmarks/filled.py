@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .cluster import Sleeper
 
-State = Callable[[Sleeper, int], Mapping[str, Any]]
+
+@dataclass(frozen=True)
+class Kept:
+    """A running server as a hub's database has it.
+
+    Attributes:
+        user: Whose it is.
+        server: Its name.
+        host: Where it answers, with `port`.
+        port: See `host`.
+        state: What the hub's spawner keeps of it.
+    """
+
+    user: str
+    server: str
+    host: str
+    port: int
+    state: Mapping[str, Any]
 
 
-def qhub_state(sleeper: Sleeper, port: int) -> dict[str, Any]:
-    """Return what QHubSpawner keeps of a running server."""
-    return {
+def qhub_kept(sleeper: Sleeper, port: int) -> Kept:
+    """Return a server of QHubSpawner that answers on loopback."""
+    state = {
         "backend": "slurm",
         "qhub": {
             "version": 1,
@@ -27,22 +45,21 @@ def qhub_state(sleeper: Sleeper, port: int) -> dict[str, Any]:
             "address": {"host": "127.0.0.1", "port": port},
         },
     }
+    return Kept(sleeper.user, sleeper.server, "127.0.0.1", port, state)
 
 
-def stock_state(sleeper: Sleeper, port: int) -> dict[str, Any]:
-    """Return what SlurmSpawner keeps of a running server."""
-    del port
-    return {"job_id": str(sleeper.job_id), "job_status": "RUNNING big01"}
+def stock_kept(sleeper: Sleeper, port: int) -> Kept:
+    """Return a server of SlurmSpawner that answers on loopback."""
+    state = {"job_id": str(sleeper.job_id), "job_status": "RUNNING big01"}
+    return Kept(sleeper.user, sleeper.server, "127.0.0.1", port, state)
 
 
-def fill(database: Path, sleepers: Iterable[Sleeper], port: int, state: State) -> int:
+def fill(database: Path, servers: Iterable[Kept]) -> int:
     """Write servers into the database of a hub that does not run now; returns how many are new.
 
     Args:
-        database: The hub's SQLite file, made by the hub itself, with the sleepers' users in it.
-        sleepers: The jobs; those that are in the database already are left as they are.
-        port: Where every one of the servers answers, on loopback.
-        state: How the hub's spawner keeps them.
+        database: The hub's SQLite file, made by the hub itself, with the servers' users in it.
+        servers: Those that are in the database already are left as they are.
     """
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it greets when it is imported
     from jupyterhub import orm  # noqa: PLC0415 - and configures logging
@@ -53,12 +70,12 @@ def fill(database: Path, sleepers: Iterable[Sleeper], port: int, state: State) -
             (spawner.user.name, spawner.name)
             for spawner in session.query(orm.Spawner).filter(orm.Spawner.server != None)  # noqa: E711 - SQL
         }
-        new = [each for each in sleepers if (each.user, each.server) not in known]
+        new = [each for each in servers if (each.user, each.server) not in known]
         for each in new:
             server = orm.Server(
                 proto="http",
-                ip="127.0.0.1",
-                port=port,
+                ip=each.host,
+                port=each.port,
                 base_url=f"/user/{each.user}/{each.server}/",
             )
             session.add(
@@ -66,7 +83,7 @@ def fill(database: Path, sleepers: Iterable[Sleeper], port: int, state: State) -
                     name=each.server,
                     user=users[each.user],
                     server=server,
-                    state=dict(state(each, port)),
+                    state=dict(each.state),
                     user_options={},
                 )
             )

@@ -7,26 +7,47 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
+
+from tests.systems.kubernetes.binaries import KUBERNETES, REQUIRED
+
+System = Literal["slurm", "kubernetes"]
+
+_PACKAGES = {"slurm": "batchspawner", "kubernetes": "jupyterhub-kubespawner"}
 
 
-def described() -> str:
-    """Return cores, memory, system, versions and the load, in two lines."""
+def described(*systems: System) -> str:
+    """Return cores, memory, system, versions and the load, in two lines.
+
+    Args:
+        systems: What is measured on; Slurm when none is given.
+    """
+    systems = systems or ("slurm",)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    slurm = subprocess.run(
-        ["dpkg-query", "--show", "--showformat=Slurm ${Version}", "slurmctld"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout
-    names = ("jupyterhub", "batchspawner")
+    versions = ", ".join(_slurm() if each == "slurm" else _kubernetes() for each in systems)
+    names = ("jupyterhub", *(_PACKAGES[each] for each in systems))
     packages = ", ".join(f"{name} {version(name)}" for name in names)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     kernel = platform.release().partition("-")[0]
     return (
         f"{os.cpu_count()} cores, {memory:.0f} GiB, {_system()}, Linux {kernel}, "
         f"Python {platform.python_version()}\n"
-        f"{slurm}, {packages}; load average before the run {load}"
+        f"{versions}, {packages}; load average before the run {load}"
     )
+
+
+def _slurm() -> str:
+    return subprocess.run(
+        ["dpkg-query", "--show", "--showformat=Slurm ${Version}", "slurmctld"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+
+
+def _kubernetes() -> str:
+    found = REQUIRED.search((KUBERNETES.source / "go.mod").read_text())
+    return f"Kubernetes {found[1] if found else 'unknown'}"
 
 
 def _system() -> str:

@@ -23,9 +23,9 @@ from tests.systems.slurm_hub import SlurmHub
 from . import machine, report
 from .activity import Forks, cpu_seconds
 from .answering import AnsweringServer
-from .cluster import Sleepers, fill_busy_partition, with_room
+from .cluster import Sleeper, Sleepers, fill_busy_partition, with_room
 from .figures import Calls, per_minute, ratio
-from .filled import State, fill, qhub_state, stock_state
+from .filled import Kept, fill, qhub_kept, stock_kept
 from .rivals import StockHub
 
 USERS = ("alice", "bob")
@@ -134,7 +134,7 @@ class Bench:
 
     @contextmanager
     def with_servers(
-        self, make: Callable[[], SlurmHub], state: State, count: int
+        self, make: Callable[[], SlurmHub], kept: Callable[[Sleeper, int], Kept], count: int
     ) -> Iterator[SlurmHub]:
         """Run a hub that has taken up so many running servers."""
         self.sleepers.grow_to(count)
@@ -143,9 +143,8 @@ class Bench:
         try:
             hub.start()  # makes its database, and the people in it
             hub.hub.end()
-            added = fill(
-                hub.folder / "jupyterhub.sqlite", self.sleepers.all[:count], self.port, state
-            )
+            servers = (kept(each, self.port) for each in self.sleepers.all[:count])
+            added = fill(hub.folder / "jupyterhub.sqlite", servers)
             if added != count:
                 msg = f"{added} servers are in the database, not {count}"
                 raise RuntimeError(msg)
@@ -217,9 +216,9 @@ class Bench:
     def under_load(self, kind: str) -> Load:
         """Measure one hub with servers that run and servers that start."""
         ours = kind == "ours"
-        make, state = (self.ours, qhub_state) if ours else (self.stock, stock_state)
+        make, kept = (self.ours, qhub_kept) if ours else (self.stock, stock_kept)
         try:
-            with self.with_servers(make, state, self.size.running) as hub:
+            with self.with_servers(make, kept, self.size.running) as hub:
                 if ours:
                     self.start_more(hub, lambda partition: {"profile": partition})
                 else:
@@ -236,7 +235,7 @@ class Bench:
 
     def at_rest(self, count: int) -> Load:
         """Measure ours with servers that all run."""
-        with self.with_servers(self.ours, qhub_state, count) as hub:
+        with self.with_servers(self.ours, qhub_kept, count) as hub:
             time.sleep(self.size.settle_seconds)
             load = self.meter.over(hub, self.size.window_seconds)
         print(f"ours at rest, {count} servers: {_words(load)}", flush=True)

@@ -1,9 +1,11 @@
-"""The hub that ours is compared with: stock batchspawner, set up as its documentation says."""
+"""The hubs ours is compared with: stock batchspawner and KubeSpawner, set up as documented."""
 
 from __future__ import annotations
 
 import pwd
 
+from tests.systems.kubernetes import KubernetesSystem
+from tests.systems.kubernetes_hub import KubernetesHub
 from tests.systems.slurm import HUB_USER, SlurmSystem
 from tests.systems.slurm_hub import SlurmHub
 from tests.systems.userenv import user_environment
@@ -57,3 +59,32 @@ class StockHub(SlurmHub):
         names = ", ".join(f"{commands}/{name}" for name in ("sbatch", "squeue", "scancel"))
         self.sudo_rule.touch(mode=0o440)
         self.sudo_rule.write_text(f"{HUB_USER} ALL=({people}) NOPASSWD:SETENV: {names}\n")
+
+
+# What our profile `small` says, in KubeSpawner's words; all else is its default.
+_KUBERNETES_CONFIG = """
+c.KubeSpawner.cmd = ["jupyterhub-singleuser"]
+c.KubeSpawner.cpu_guarantee = 0.01
+c.KubeSpawner.cpu_limit = 1
+c.KubeSpawner.mem_guarantee = "64M"
+c.KubeSpawner.mem_limit = "600M"
+"""
+
+
+class StockKubernetesHub(KubernetesHub):
+    """A hub with stock KubeSpawner under the same account, as administrator of the cluster."""
+
+    def __init__(self, cluster: KubernetesSystem, *, config: str = "") -> None:
+        """Make a namespace of its own, which enforces nothing, and write the configuration.
+
+        Args:
+            cluster: A running system.
+            config: More lines of configuration, which win.
+        """
+        super().__init__(
+            cluster,
+            config=_KUBERNETES_CONFIG + config,
+            namespace=cluster.make_namespace(),
+            spawner="kubespawner",
+            admin=True,
+        )

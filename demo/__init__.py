@@ -1,1 +1,1 @@
-"""`./run demo [slurm] [--check]`: a hub to try out, and the round through it that checks itself."""
+"""`./run demo [slurm|kubernetes|both] [--check]`: a hub to try out, and a round that checks it."""

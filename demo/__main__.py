@@ -14,16 +14,26 @@ import time
 from collections.abc import Sequence
 
 try:
+    from tests.systems.kubernetes import ApiError
+    from tests.systems.kubernetes import CommandFailedError as KubectlFailedError
     from tests.systems.processes import NotReadyError, SystemUnavailableError, tail
     from tests.systems.slurm import CommandFailedError
 
+    from .both import both_stage
     from .check import CheckFailedError, check
+    from .kubernetes import kubernetes_stage
     from .local import local_stage
     from .slurm import slurm_stage
     from .stage import ENDS, Stage, say
 except ModuleNotFoundError as error:
     sys.exit(f"demo: {sys.executable} lacks {error.name}; ./run demo brings all that is needed")
 
+STAGES = {
+    "local": local_stage,
+    "slurm": slurm_stage,
+    "kubernetes": kubernetes_stage,
+    "both": both_stage,
+}
 PORT = 8000
 LARGEST_PORT = 65535
 LOOK_SECONDS = 1.0
@@ -42,9 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, signal.default_int_handler)
     _end_with_nox()
     began = time.monotonic()
-    bring_up = slurm_stage if options.system == "slurm" else local_stage
     try:
-        with bring_up(port) as stage:
+        with STAGES[options.system](port) as stage:
             if options.check:
                 seen = check(stage)
             else:
@@ -57,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemUnavailableError,
         NotReadyError,
         CommandFailedError,
+        KubectlFailedError,
+        ApiError,
         CheckFailedError,
         OSError,
     ) as error:
@@ -68,14 +79,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="./run demo",
-        description="A hub to try out, on this machine or on a real Slurm that this brings up.",
+        description="A hub to try out, on this machine or on real clusters that this brings up.",
     )
     parser.add_argument(
         "system",
         nargs="?",
-        choices=("local", "slurm"),
+        choices=tuple(STAGES),
         default="local",
-        help="servers as processes here (the default), or as jobs of a real Slurm (needs root)",
+        help="servers as processes here (the default), as jobs of a real Slurm, as pods of a real "
+        "Kubernetes, or as either (all but the first need root)",
     )
     parser.add_argument(
         "--check",

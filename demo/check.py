@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from tests.systems.both_hub import BothHub
 from tests.systems.hub import HubSystem
 from tests.systems.kernel import run_in_kernel
+from tests.systems.kubernetes_hub import KubernetesHub
 from tests.systems.processes import NotReadyError, tail, wait_until
 from tests.systems.slurm_hub import SlurmHub
 
@@ -23,12 +27,17 @@ STOP_SECONDS = 60
 LOG_LINES = 30
 
 CODE = """
-import json, os, platform, pwd
+import json, os, platform, pwd, socket
+from pathlib import Path
 names = ("JUPYTERHUB_USER", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "SLURM_JOB_PARTITION",
          "SLURMD_NODENAME")
-print(json.dumps({"answer": 6 * 7, "account": pwd.getpwuid(os.getuid()).pw_name,
-                  "python": platform.python_version(),
-                  **{name: os.environ.get(name, "") for name in names}}))
+note = Path.home() / ".qhub-demo-check"
+left = note.read_text() if note.exists() else ""
+note.write_text({leave!r}) if {leave!r} else note.unlink(missing_ok=True)
+print(json.dumps({{"answer": 6 * 7, "account": pwd.getpwuid(os.getuid()).pw_name,
+                  "uid": os.getuid(), "home": str(Path.home()), "machine": socket.gethostname(),
+                  "left": left, "python": platform.python_version(),
+                  **{{name: os.environ.get(name, "") for name in names}}}}))
 """
 
 
@@ -38,20 +47,19 @@ class CheckFailedError(Exception):
 
 @dataclass(frozen=True)
 class _Round:
-    """What was seen; the text is the one line that is left of it."""
+    """What was seen with one profile; the text is what the one line says of it."""
 
-    user: str
     profile: str
     where: str
     ready_seconds: float
     kernel: str
     stop_seconds: float
+    said: Mapping[str, Any]
 
     def __str__(self) -> str:
         return (
-            f"ok: {self.user} chose {self.profile}; {self.where} was ready after "
-            f"{self.ready_seconds:.1f} s; its kernel said: {self.kernel}; "
-            f"stopped in {self.stop_seconds:.1f} s"
+            f"chose {self.profile}; {self.where} was ready after {self.ready_seconds:.1f} s; "
+            f"its kernel said: {self.kernel}; stopped in {self.stop_seconds:.1f} s"
         )
 
 
@@ -62,25 +70,40 @@ def check(stage: Stage) -> str:
         CheckFailedError: It did not get through; with the end of the hub's log.
     """
     try:
-        return str(_round(stage))
+        return _rounds(stage)
     except (CheckFailedError, VisitError, NotReadyError, LookupError, OSError) as error:
         message = f"{error}\nthe end of the hub's log {stage.hub.log}:\n"
         raise CheckFailedError(message + tail(stage.hub.log, LOG_LINES)) from error
 
 
-def _round(stage: Stage) -> _Round:
+def _rounds(stage: Stage) -> str:
+    """Go through every profile of the check, and hold each against the one before."""
     hub, user = stage.hub, stage.people[0]
     visitor = Visitor()
     page = log_in(visitor, hub.url, user, stage.password)
     say(f"{user} is logged in, at {page.url}")
+    texts, before, leave = [], None, ""
+    for profile, later in zip(stage.check_profiles, (*stage.check_profiles[1:], ""), strict=True):
+        wanted, leave = leave, f"{secrets.token_hex(8)} for {later}" if later else ""
+        seen = _round(stage, visitor, page, profile, leave)
+        texts.append(str(seen))
+        if before is not None:
+            texts[-1] += f"; {_same(before, seen, wanted)}"
+        before = seen
+        page = visitor.open(f"{hub.url}hub/spawn") if later else page
+    return f"ok: {user} {', then '.join(texts)}"
+
+
+def _round(stage: Stage, visitor: Visitor, page: Page, profile: str, leave: str) -> _Round:
+    hub, user = stage.hub, stage.people[0]
     began = time.monotonic()
-    page = choose(visitor, page, stage.check_profile)
+    page = choose(visitor, page, profile)
     page = wait(visitor, page, began)
     ready_seconds = time.monotonic() - began
     base = f"{hub.url}user/{quote(user)}/"
     if not page.url.startswith(base):
         raise CheckFailedError(f"the ready server sent the person to {page.url}, not to {base}")
-    said = _run(visitor, base)
+    said = _run(visitor, base, leave)
     where = _where(hub, user, said)
     kernel = f"6 x 7 = {said['answer']}, as {said['account']}, Python {said['python']}"
     if said["CUDA_VISIBLE_DEVICES"]:
@@ -89,7 +112,23 @@ def _round(stage: Stage) -> _Round:
     began = time.monotonic()
     _stop(visitor, hub, user)
     stop_seconds = time.monotonic() - began
-    return _Round(user, stage.check_profile, where, ready_seconds, kernel, stop_seconds)
+    return _Round(profile, where, ready_seconds, kernel, stop_seconds, said)
+
+
+def _same(before: _Round, after: _Round, left: str) -> str:
+    """Hold one server against another: the same person, with the same files."""
+    for fact in ("account", "uid", "home"):
+        if before.said[fact] != after.said[fact]:
+            raise CheckFailedError(
+                f"with {before.profile} the {fact} is {before.said[fact]!r}, "
+                f"with {after.profile} {after.said[fact]!r}"
+            )
+    if after.said["left"] != left:
+        raise CheckFailedError(
+            f"{after.profile} reads {after.said['left']!r} in the home, where {before.profile} "
+            f"wrote {left!r}"
+        )
+    return f"both ran with uid {after.said['uid']}, and it read what {before.profile} had written"
 
 
 def log_in(visitor: Visitor, url: str, user: str, password: str) -> Page:
@@ -143,34 +182,56 @@ def wait(visitor: Visitor, page: Page, began: float | None = None) -> Page:
     raise CheckFailedError(f"the server was not ready within {READY_SECONDS} s")
 
 
-def _run(visitor: Visitor, base: str) -> dict[str, Any]:
+def _run(visitor: Visitor, base: str, leave: str) -> dict[str, Any]:
+    """Run the code in a kernel; it leaves the text `leave` in the person's home."""
     try:
-        printed = asyncio.run(run_in_kernel(base, visitor.credentials(base), CODE))
+        code = CODE.format(leave=leave)
+        printed = asyncio.run(run_in_kernel(base, visitor.credentials(base), code))
         said: dict[str, Any] = json.loads(printed)
     except (RuntimeError, TimeoutError, ValueError) as error:
         raise CheckFailedError(f"running code in a kernel failed: {error!r}") from error
     return said
 
 
-def _where(hub: HubSystem, user: str, said: dict[str, Any]) -> str:
+def _where(hub: HubSystem, user: str, said: Mapping[str, Any]) -> str:
     """Hold what the kernel said against what the systems say, and name the place."""
     if said["JUPYTERHUB_USER"] != user:
         raise CheckFailedError(f"this is the kernel of {said['JUPYTERHUB_USER']!r}, not {user!r}")
-    if not isinstance(hub, SlurmHub):
+    if not isinstance(hub, (SlurmHub, KubernetesHub)):
         state = (hub.server(user) or {}).get("state") or {}
         return f"process {state.get('qhub', {}).get('pid')} on this machine"
-    job, jobs, account = said["SLURM_JOB_ID"], hub.jobs(), said["account"]
-    if account != user:
-        raise CheckFailedError(f"the kernel runs as {account!r}, not as {user!r}")
+    if said["account"] != user:
+        raise CheckFailedError(f"the kernel runs as {said['account']!r}, not as {user!r}")
+    if isinstance(hub, SlurmHub) and said["SLURM_JOB_ID"]:
+        return _job(hub, said)
+    if isinstance(hub, (KubernetesHub, BothHub)):
+        return _pod(hub, said)
+    raise CheckFailedError("the kernel is in no job")
+
+
+def _job(hub: SlurmHub, said: Mapping[str, Any]) -> str:
+    job, jobs = said["SLURM_JOB_ID"], hub.jobs()
     if not job.isdigit() or jobs.get(int(job)) != "RUNNING":
         raise CheckFailedError(f"the kernel says that it is in job {job!r}; Slurm's list: {jobs}")
     return f"job {job} on {said['SLURMD_NODENAME']} in partition {said['SLURM_JOB_PARTITION']}"
 
 
+def _pod(hub: KubernetesHub | BothHub, said: Mapping[str, Any]) -> str:
+    name, pods = said["machine"], hub.pods()
+    if name not in pods or pods[name]["status"]["phase"] != "Running":
+        raise CheckFailedError(f"the kernel says that it is in pod {name!r}; there are {[*pods]}")
+    spec = pods[name]["spec"]
+    gpus = spec["containers"][0]["resources"]["limits"].get("nvidia.com/gpu")
+    has = f" with {gpus} GPU" if gpus else ""
+    return f"pod {name} on {spec['nodeName']} in namespace {hub.namespace}{has}"
+
+
 def _stop(visitor: Visitor, hub: HubSystem, user: str) -> None:
-    """Stop the server as the button on the hub's home page does; Slurm has to agree."""
+    """Stop the server as the button on the hub's home page does; its system has to agree."""
     visitor.open(f"{hub.url}hub/home")
     visitor.delete(f"{hub.url}hub/api/users/{quote(user)}/server")
     hub.wait_stopped(user, deadline_seconds=STOP_SECONDS)
     if isinstance(hub, SlurmHub):
         wait_until(lambda: not hub.jobs(), STOP_SECONDS, "the end of the job", poll_seconds=0.2)
+    if isinstance(hub, (KubernetesHub, BothHub)):
+        wait_until(lambda: not hub.pods(), STOP_SECONDS, "the end of the pod", poll_seconds=0.2)

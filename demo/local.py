@@ -48,12 +48,12 @@ def local_stage(port: int | None) -> Iterator[Stage]:
                 hub=hub,
                 people=PEOPLE,
                 password=password,
-                check_profile="adjustable",
+                check_profiles=("adjustable",),
                 hints=(
                     "Log in, choose a profile, press Start, and run something in a notebook.",
                     f"A link that preselects: {hub.url}{PRESELECTED}",
                     f"The list is {profiles}: change it and reload the page.",
-                    "On a real Slurm, which this brings up for you (as root): ./run demo slurm",
+                    "On real clusters that this brings up (as root): ./run demo both",
                 ),
                 remains=f"{folder}, with all that was saved in notebooks",
             )

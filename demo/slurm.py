@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from tests.systems.processes import SystemUnavailableError
+from tests.systems.processes import end_processes
 from tests.systems.slurm import SlurmSystem
 from tests.systems.slurm import sweep as sweep_slurm
 from tests.systems.slurm_hub import SlurmHub
 from tests.systems.userenv import user_environment
 
-from .stage import Stage, let_it_end, login_lines, new_password, running, say
+from .local import MARK, processes_of
+from .stage import Stage, let_it_end, login_lines, need_root, new_password, running, say
 
 # The hub's groups; the accounts of the cluster are Slurm's own matter.
 GROUPS = {"research": ["alice"]}
@@ -23,16 +23,9 @@ GROUPS = {"research": ["alice"]}
 @contextlib.contextmanager
 def slurm_stage(port: int | None) -> Iterator[Stage]:
     """Bring up Slurm and a hub on it; at the end stop servers, hub and Slurm with all its jobs."""
-    if os.geteuid() != 0:
-        message = (
-            "a Slurm of one's own needs root, as it starts jobs as other people: "
-            "sudo ./run demo slurm. Without root: ./run demo"
-        )
-        raise SystemUnavailableError(message)
-    sweep_slurm()
-    sweep_sudo_rules()
+    need_root("Slurm", "slurm")
     user_environment(say)
-    with _slurm() as slurm:
+    with slurm_running() as slurm:
         password = new_password()
         profiles = Path(slurm.run_folder) / "profiles.yaml"
         example = files("qhub_spawner") / "examples" / "slurm.yaml"
@@ -44,13 +37,14 @@ def slurm_stage(port: int | None) -> Iterator[Stage]:
             profiles=f"c.QHubSpawner.profiles = {str(profiles)!r}\n",
             config=groups + login_lines(slurm.users, password),
             port=port,
+            environment={MARK: str(slurm.run_folder)},
         )
         with running(hub):
             yield Stage(
                 hub=hub,
                 people=slurm.users,
                 password=password,
-                check_profile="gpu",
+                check_profiles=("gpu",),
                 hints=(
                     "Log in as alice, and in a private window as bob: each is offered their own.",
                     f"Watch the jobs: SLURM_CONF={slurm.slurm_conf} squeue",
@@ -62,12 +56,16 @@ def slurm_stage(port: int | None) -> Iterator[Stage]:
 
 
 @contextlib.contextmanager
-def _slurm() -> Iterator[SlurmSystem]:
+def slurm_running() -> Iterator[SlurmSystem]:
+    """Bring up Slurm, after what an earlier demo may have left is ended."""
+    for folder in sweep_slurm():
+        end_processes(processes_of(folder))
+    sweep_sudo_rules()
     say("Starting Slurm: munge, MariaDB, slurmdbd, slurmctld, four slurmd, slurmrestd …")
     system = SlurmSystem()
     system.start()
     try:
-        say(f"Slurm is ready after {system.seconds_to_ready:.1f} s; starting the hub …")
+        say(f"Slurm is ready after {system.seconds_to_ready:.1f} s …")
         yield system
     finally:
         let_it_end()

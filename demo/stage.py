@@ -1,8 +1,9 @@
-"""What both demos have in common: a hub, the people it knows, and how it all ends."""
+"""What all demos have in common: a hub, the people it knows, and how it all ends."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import signal
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.systems.hub import HubSystem
-from tests.systems.processes import NotReadyError
+from tests.systems.processes import NotReadyError, SystemUnavailableError
 
 ENDS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 STOP_SECONDS = 40
@@ -27,7 +28,7 @@ class Stage:
         hub: The hub.
         people: Who can log in.
         password: With this, all of them.
-        check_profile: The profile that `--check` chooses.
+        check_profiles: The profiles that `--check` chooses, one after the other.
         hints: What to try, a line each.
         remains: What goes when the demo ends.
     """
@@ -35,7 +36,7 @@ class Stage:
     hub: HubSystem
     people: tuple[str, ...]
     password: str
-    check_profile: str
+    check_profiles: tuple[str, ...]
     hints: tuple[str, ...]
     remains: str
 
@@ -43,6 +44,20 @@ class Stage:
 def say(text: str) -> None:
     """Tell whoever started the demo what it does."""
     print(text, flush=True)
+
+
+def need_root(what: str, name: str) -> None:
+    """Refuse to begin without root.
+
+    Raises:
+        SystemUnavailableError: This is not root; says what can be done instead.
+    """
+    if os.geteuid() != 0:
+        message = (
+            f"a {what} of one's own needs root, as it starts servers as other people: "
+            f"sudo ./run demo {name}. Without root: ./run demo"
+        )
+        raise SystemUnavailableError(message)
 
 
 def new_password() -> str:

@@ -7,7 +7,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,10 @@ class BackendHub:
 
     Attributes:
         hub: The hub.
-        kind: local, command-line or rest.
+        kind: local, command-line, rest or kubernetes.
         account: The Unix account that alice's servers run as.
-        kill: Ends a server from outside; takes its pid and its job's id.
+        home: Her home, at the same path here and for her servers.
+        kill: Ends a server from outside; takes its pid and the id of its job, or its pod's name.
         killed_words: What its person is then told.
     """
 
@@ -61,9 +62,10 @@ class BackendHub:
     home: Path
     kill: Callable[[int, str], None]
     killed_words: str
+    identities: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-@pytest.fixture(scope="module", params=["local", "command-line", "rest"])
+@pytest.fixture(scope="module", params=["local", "command-line", "rest", "kubernetes"])
 def backend_hub(request: pytest.FixtureRequest, user_bin: Path) -> Iterator[BackendHub]:
     """A hub for each backend in turn."""
     folder = Path(tempfile.mkdtemp(prefix="qhub-backend-"))
@@ -71,11 +73,13 @@ def backend_hub(request: pytest.FixtureRequest, user_bin: Path) -> Iterator[Back
     wrapper = folder / "singleuser"
     wrapper.write_text(WRAPPER.format(singleuser=user_bin / "jupyterhub-singleuser"))
     wrapper.chmod(0o755)
-    make = local_hub if request.param == "local" else slurm_hub
+    make = {"local": local_hub, "kubernetes": kubernetes_hub}.get(request.param, slurm_hub)
     made = make(request, folder, wrapper, user_bin)
     made.hub.start()
     made.hub.add_user("alice")
     made.hub.add_user("bob")
+    for name, identity in made.identities.items():
+        made.hub.set_identity(name, identity)
     try:
         yield made
     finally:
@@ -128,3 +132,43 @@ def slurm_hub(
 
     words = "it was cancelled by alice"
     return BackendHub(hub, request.param, "alice", Path("/home/alice"), cancel, words)
+
+
+def kubernetes_hub(
+    request: pytest.FixtureRequest, folder: Path, wrapper: Path, user_bin: Path
+) -> BackendHub:
+    """A hub whose servers are pods, with homes on a volume and everybody's identity known."""
+    from tests.systems.kubernetes import USER_PREFIX
+    from tests.systems.kubernetes_hub import RESTRICTED, KubernetesHub, offer_folder
+
+    cluster = request.getfixturevalue("kubernetes")
+    namespace = cluster.make_namespace(labels=RESTRICTED)
+    wrapper.write_text(WRAPPER.format(singleuser=f"{USER_PREFIX}/bin/jupyterhub-singleuser"))
+    homes = folder / "homes"
+    for name, offered in (("programs", folder), ("homes", homes)):
+        offer_folder(cluster, namespace, name, offered)
+    identities = {}
+    for uid, name in ((12001, "alice"), (12002, "bob")):
+        home = homes / name
+        home.mkdir(parents=True)
+        os.chown(home, uid, uid)
+        home.chmod(0o700)
+        identities[name] = {"version": 1, "uid": uid, "gid": uid, "home": str(home)}
+    config = """
+programs = {"persistentVolumeClaim": {"claimName": "programs", "readOnly": True}}
+c.KubeSpawner.environment = c.Spawner.environment
+c.KubeSpawner.volumes = [{"name": "programs", **programs}]
+c.KubeSpawner.volume_mounts = [{"name": "programs", "mountPath": "/opt/programs"}]
+c.KubernetesBackend.home_volume = {"persistentVolumeClaim": {"claimName": "homes"}}
+"""
+    block = '"kubernetes": {"cpu_request": "10m", "memory_request": "64 MiB"}'
+    profiles = PROFILES.format(wrapper="/opt/programs/singleuser", homes=homes, block=block)
+    hub = KubernetesHub(cluster, profiles=profiles, config=config, namespace=namespace)
+
+    def delete(_pid: int, pod: str) -> None:
+        cluster.request("DELETE", f"/api/v1/namespaces/{namespace}/pods/{pod}")
+
+    words = "its pod was deleted on node1, not by the hub"
+    return BackendHub(
+        *(hub, "kubernetes", "alice", homes / "alice"), delete, words, identities=identities
+    )

@@ -1,4 +1,4 @@
-"""The contract of backends, through a real hub: local, and Slurm by both transports."""
+"""The contract of backends, through a real hub: local, Slurm by both transports, Kubernetes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from tests.contract.conftest import BackendHub
 from tests.systems.processes import wait_until
 
 LOOK = """
-import json, os, pathlib, pwd
+import json, os, pathlib, pwd, socket
 from jupyter_client import find_connection_file
 print(json.dumps({
     "account": pwd.getpwuid(os.getuid()).pw_name,
     "folder": os.getcwd(),
     "environment": dict(os.environ),
-    "server": os.getppid(),
-    "job": os.environ.get("SLURM_JOB_ID", ""),
+    "pid": os.getppid(),
+    "server": f"{socket.gethostname()}:{os.getppid()}",
+    "job": os.environ.get("SLURM_JOB_ID") or socket.gethostname(),
 }))
 """
 
@@ -74,7 +75,8 @@ async def test_what_the_server_gets(backend_hub: BackendHub, served: Served) -> 
     assert environment["JUPYTERHUB_USER"] == "alice"
     assert environment["JUPYTERHUB_SERVICE_PREFIX"] == "/user/alice/"
     assert environment["USER"] == environment["LOGNAME"] == backend_hub.account
-    assert environment["LANG"] == "C.UTF-8"
+    if backend_hub.kind != "kubernetes":  # there it is the image's
+        assert environment["LANG"] == "C.UTF-8"
     for own in ("CONFIGPROXY_AUTH_TOKEN", "SLURM_JWT", "QHUB_SSL_KEY", "PYTHONPATH"):
         assert own not in environment
     assert backend_hub.hub.token not in str(environment)
@@ -103,6 +105,8 @@ def test_progress(backend_hub: BackendHub, served: Served) -> None:
     words = " ".join(event["message"] for event in events[:-1])
     if backend_hub.kind == "local":
         assert "the hub's machine" in words
+    elif backend_hub.kind == "kubernetes":
+        assert "node1" in words
     else:
         assert "Job " in words or "on cn0" in words
     assert "token" not in words
@@ -140,7 +144,7 @@ async def test_a_server_that_ends_by_itself(backend_hub: BackendHub) -> None:
     """The hub notices by itself, and the person is told why."""
     third = Served(backend_hub, "third")
     seen = await third.look()
-    backend_hub.kill(seen["server"], seen["job"])
+    backend_hub.kill(seen["pid"], seen["job"])
     backend_hub.hub.wait_stopped("alice", "third")
 
     def words() -> str:

@@ -123,6 +123,20 @@ def test_pod_over_its_memory_limit_is_killed(kubernetes: KubernetesSystem, names
     assert containers[0]["state"]["terminated"]["reason"] == "OOMKilled"
 
 
+def test_missing_image_is_said_at_once(kubernetes: KubernetesSystem, namespace: str) -> None:
+    """An image that is not here cannot be pulled, and Kubernetes says so within seconds."""
+    manifest = pod("missing-image", ["true"])
+    manifest["spec"]["containers"][0]["image"] = "qhub.test/none:1"
+    path = make(kubernetes, namespace, manifest)
+
+    def waits() -> str:
+        found = kubernetes.request("GET", path)["status"].get("containerStatuses", [])
+        return "".join(each["state"].get("waiting", {}).get("reason", "") for each in found)
+
+    wait_until(lambda: waits() in {"ErrImagePull", "ImagePullBackOff"}, 20, "ErrImagePull")
+    kubernetes.request("DELETE", path)
+
+
 def test_pods_reach_this_machine(kubernetes: KubernetesSystem, namespace: str) -> None:
     """What listens on `host_address` is reached from a pod: so a hub can be."""
 

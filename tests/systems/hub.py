@@ -60,6 +60,7 @@ class HubSystem:
         python_path: Path | None = None,
         user: str | None = None,
         port: int | None = None,
+        hub_address: str = "127.0.0.1",
         environment: Mapping[str, str] | None = None,
         log_level: str = "INFO",
     ) -> None:
@@ -72,6 +73,7 @@ class HubSystem:
             python_path: Put before the environment's own packages, e.g. a built product.
             user: The account that hub and proxy run as; ours when None.
             port: Where people come in; any free one when None.
+            hub_address: Where the hub itself listens, for servers and the proxy.
             environment: More of the hub's environment.
             log_level: Of the hub.
         """
@@ -81,14 +83,14 @@ class HubSystem:
         public, self.hub_port, api = self.ports.reserve(3)
         self.port = port or public
         self.url = f"http://127.0.0.1:{self.port}/"
-        self.hub_url = f"http://127.0.0.1:{self.hub_port}/"
+        self.hub_url = f"http://{hub_address}:{self.hub_port}/"
         self.token = secrets.token_hex(16)
         proxy_token = secrets.token_hex(16)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "jupyterhub_config.py").write_text(
             _CONFIG.format(
                 port=self.port,
-                hub_port=self.hub_port,
+                hub_url=self.hub_url,
                 api=api,
                 proxy_token=proxy_token,
                 token=self.token,
@@ -311,7 +313,7 @@ def _server(name: str, server: str) -> str:
 _CONFIG = """\
 c = get_config()
 c.JupyterHub.bind_url = "http://127.0.0.1:{port}/"
-c.JupyterHub.hub_bind_url = "http://127.0.0.1:{hub_port}/"
+c.JupyterHub.hub_bind_url = "{hub_url}"
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.cleanup_proxy = False
 c.JupyterHub.allow_named_servers = True

@@ -12,8 +12,10 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from .hub import HubSystem
 from .kubernetes import USER_IMAGE, KubernetesSystem
@@ -49,7 +51,79 @@ c.{section}.uid = 1000
 c.{section}.gid = 1000
 c.{section}.environment = {{"HOME": "/tmp"}}
 c.{section}.working_dir = "/tmp"
+c.Authenticator.enable_auth_state = True
 """
+
+
+def hub_kubeconfig(
+    cluster: KubernetesSystem,
+    namespace: str,
+    folder: Path,
+    *,
+    rights: Mapping[str, Any] | None = None,
+    admin: bool = False,
+) -> Path:
+    """Give the hub's account its rights in a namespace, and return the kubeconfig that it uses.
+
+    Args:
+        cluster: A running system.
+        namespace: Where servers run.
+        folder: Where the file is put.
+        rights: More of `qhub_spawner.kubernetes.rights.Site`.
+        admin: Whether the hub may do everything in the cluster (a rival that needs more).
+    """
+    from qhub_spawner.kubernetes.rights import Site, manifests
+
+    kubeconfig = folder / "kubeconfig"
+    if admin:
+        shutil.copy(cluster.kubeconfig, kubeconfig)
+    else:
+        shutil.copy(cluster.service_account_kubeconfig(namespace, "hub"), kubeconfig)
+        where = Site(namespace=namespace, service_account="hub", **(rights or {}))
+        cluster.apply(*manifests(where))
+    account = pwd.getpwnam(HUB_USER)
+    os.chown(kubeconfig, account.pw_uid, account.pw_gid)
+    kubeconfig.chmod(0o600)
+    return kubeconfig
+
+
+def offer_folder(cluster: KubernetesSystem, namespace: str, name: str, folder: Path) -> None:
+    """Make the claim `name` on a folder of this machine, as a site's claim on its file server.
+
+    Under Pod Security `restricted` a pod may mount a claim, but no folder of its node.
+    """
+    volume = f"{namespace}-{name}"
+    size = {"storage": "1Gi"}  # never enforced for a folder
+    cluster.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": volume},
+            "spec": {
+                "capacity": size,
+                "accessModes": ["ReadWriteMany"],
+                "hostPath": {"path": str(folder)},
+                "claimRef": {"namespace": namespace, "name": name},
+            },
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"namespace": namespace, "name": name},
+            "spec": {
+                "volumeName": volume,
+                "storageClassName": "",
+                "accessModes": ["ReadWriteMany"],
+                "resources": {"requests": size},
+            },
+        },
+    )
+
+
+def pods_in(cluster: KubernetesSystem, namespace: str) -> dict[str, dict[str, Any]]:
+    """Return the pods of a namespace by name, as JSON."""
+    answer = cluster.request("GET", f"/api/v1/namespaces/{namespace}/pods")
+    return {each["metadata"]["name"]: each for each in answer["items"]}
 
 
 class KubernetesHub(HubSystem):
@@ -88,31 +162,18 @@ class KubernetesHub(HubSystem):
             admin: Whether the hub may do everything in the cluster (a rival that needs more).
             log_level: Of the hub.
         """
-        from qhub_spawner.kubernetes.rights import Site, manifests
-
         self.cluster = cluster
         self.namespace = namespace or cluster.make_namespace(labels=RESTRICTED)
         ensure_service_user(HUB_USER)
-        account = pwd.getpwnam(HUB_USER)
         bin_folder = user_environment() / "bin"
-        run_folder = Path(tempfile.mkdtemp(prefix="qhub-on-kubernetes-"))
+        run_folder = Path(tempfile.mkdtemp(prefix="hub-", dir=cluster.run_folder))
         run_folder.chmod(0o755)
         self.run_folder = run_folder
         name = f"qhub-{secrets.token_hex(4)}"
         site = product_site(run_folder)
-        kubeconfig = run_folder / "kubeconfig"
-        if admin:
-            shutil.copy(cluster.kubeconfig, kubeconfig)
-        else:
-            shutil.copy(cluster.service_account_kubeconfig(self.namespace, "hub"), kubeconfig)
-            where = Site(namespace=self.namespace, service_account="hub", **(rights or {}))
-            cluster.apply(*manifests(where))
-        os.chown(kubeconfig, account.pw_uid, account.pw_gid)
-        kubeconfig.chmod(0o600)
-        address = cluster.host_address
+        kubeconfig = hub_kubeconfig(cluster, self.namespace, run_folder, rights=rights, admin=admin)
         lines = [
             f'c.JupyterHub.spawner_class = "{spawner}"',
-            f'c.JupyterHub.hub_bind_url = c.JupyterHub.hub_bind_url.replace("127.0.0.1", "{address}")',
             kubernetes_lines(cluster, self.namespace, section="KubeSpawner"),
         ]
         super().__init__(
@@ -122,19 +183,28 @@ class KubernetesHub(HubSystem):
             python_path=site,
             user=HUB_USER,
             port=port,
-            environment={"KUBECONFIG": str(kubeconfig), **(environment or {})},
+            environment={
+                "KUBECONFIG": str(kubeconfig),
+                "JUPYTERHUB_CRYPT_KEY": secrets.token_hex(32),
+                **(environment or {}),
+            },
             log_level=log_level,
         )
-        self.hub_url = self.hub_url.replace("127.0.0.1", address)
 
     def stop(self) -> None:
         """End hub and proxy; pods go on."""
         super().stop()
 
+    def set_identity(self, name: str, identity: Mapping[str, Any]) -> None:
+        """Say who a user is on every target, as an authenticator does when they come in."""
+        answer = self.api("PATCH", f"users/{quote(name)}", {"auth_state": {"qhub": identity}})
+        if answer.status != HTTPStatus.OK:
+            message = f"the identity of {name} was not taken: {answer.status} {answer.text}"
+            raise RuntimeError(message)
+
     def pods(self) -> dict[str, dict[str, Any]]:
         """Return the pods of the namespace by name, as JSON."""
-        answer = self.cluster.request("GET", f"/api/v1/namespaces/{self.namespace}/pods")
-        return {each["metadata"]["name"]: each for each in answer["items"]}
+        return pods_in(self.cluster, self.namespace)
 
     def tidy(self) -> None:
         """Remove the folder and every pod of the namespace."""

@@ -43,6 +43,7 @@ class SlurmHub(HubSystem):
         profiles: str = PROFILES,
         config: str = "",
         port: int | None = None,
+        hub_address: str = "127.0.0.1",
         spawner: str = "qhub",
         environment: Mapping[str, str] | None = None,
         slurm_bin: str = "/usr/bin",
@@ -56,6 +57,7 @@ class SlurmHub(HubSystem):
             profiles: Lines that set the profiles.
             config: More lines of configuration, which win.
             port: Where people come in; any free one when None.
+            hub_address: Where the hub itself listens, for servers and the proxy.
             spawner: The spawner class, for comparisons.
             environment: More of the hub's environment.
             slurm_bin: Where the hub finds Slurm's commands, for faults of theirs.
@@ -95,6 +97,7 @@ class SlurmHub(HubSystem):
             python_path=site,
             user=HUB_USER,
             port=port,
+            hub_address=hub_address,
             environment={"SLURM_CONF": str(slurm.slurm_conf), **(environment or {})},
             log_level=log_level,
         )

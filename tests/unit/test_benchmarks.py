@@ -16,7 +16,7 @@ from benchmarks import report
 from benchmarks.activity import Forks
 from benchmarks.cluster import Sleeper
 from benchmarks.figures import Calls, Spread, per_minute, percentile, ratio
-from benchmarks.filled import qhub_state, stock_state
+from benchmarks.filled import qhub_kept, stock_kept
 from benchmarks.visitors import look
 
 # sdiag of Slurm 22.05.8, shortened
@@ -131,12 +131,12 @@ def test_filled_state_is_what_a_server_keeps() -> None:
     from qhub_spawner.slurm.server import SlurmServer
 
     sleeper = Sleeper("alice", "s1", "qhub-bench-00000000000000ff", 4711)
-    state = qhub_state(sleeper, 8888)
+    state = qhub_kept(sleeper, 8888).state
     backend: Any = SimpleNamespace(poller=SimpleNamespace(watch=Watch))
     server = SlurmServer(backend, owner=SimpleNamespace(log=None))
     server.restore(state["qhub"])
     assert server.state() == state["qhub"]
-    assert stock_state(sleeper, 8888)["job_id"] == "4711"
+    assert stock_kept(sleeper, 8888).state["job_id"] == "4711"
 
 
 def event(what: int, *ids: int) -> bytes:

@@ -10,6 +10,7 @@ import asyncio
 import copy
 import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,11 @@ from traitlets.config import Config
 from qhub_spawner.access import Person, select
 from qhub_spawner.catalogue import load
 from qhub_spawner.commands import main
-from qhub_spawner.conversion import Conversion, converted
+from qhub_spawner.conversion import Conversion, converted, overrides
 from qhub_spawner.conversion.rules import fullmatch_pattern
-from qhub_spawner.conversion.sources import find
+from qhub_spawner.conversion.sources import find, known_traits
 from qhub_spawner.kubernetes.amounts import parse_bytes, parse_millicores
+from qhub_spawner.kubernetes.manifest import Settings, completed
 from qhub_spawner.profiles import Profile
 from qhub_spawner.resources import KubernetesBlock
 from qhub_spawner.slugs import distinct, slugged
@@ -67,15 +69,27 @@ class _Plain:
         return ApiClient.sanitize_for_serialization(self, found)
 
 
+async def manifest(kube: KubeSpawner) -> dict[str, Any]:
+    """What KubeSpawner would send."""
+    made: dict[str, Any] = _Plain().sanitize_for_serialization(await kube.get_pod_manifest())
+    return made
+
+
 async def pod(kube: KubeSpawner) -> dict[str, Any]:
-    """What reaches the cluster, with what the API server would fill in or round."""
-    made = _Plain().sanitize_for_serialization(await kube.get_pod_manifest())
+    """What reaches the cluster, and what is in none of the manifest's own fields."""
+    made = filled_in(await manifest(kube))
+    made["traits"] = {name: getattr(kube, name) for name in ("default_url", "cmd", "notebook_dir")}
+    return made
+
+
+def filled_in(made: dict[str, Any]) -> dict[str, Any]:
+    """A pod with what the API server would fill in or round."""
     (container,) = (each for each in made["spec"]["containers"] if each["name"] == "notebook")
     # JupyterHub says the amounts in variables too, before the API server has filled in the rest
     container["env"] = {
         each["name"]: each for each in container["env"] if each["name"] not in AMOUNT_VARIABLES
     }
-    resources = container["resources"]
+    resources = container.pop("resources")
     limits, requests = resources.get("limits", {}), resources.get("requests", {})
     made["amounts"] = {
         kind: {
@@ -85,10 +99,7 @@ async def pod(kube: KubeSpawner) -> dict[str, Any]:
         }
         for kind, amounts in (("limits", limits), ("requests", limits | requests))
     }
-    del container["resources"]
-    # what a user takes as a start page or folder is in none of the manifest's own fields
-    made["traits"] = {name: getattr(kube, name) for name in ("default_url", "cmd", "notebook_dir")}
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def _amount(name: str, value: object) -> int:
@@ -131,7 +142,6 @@ async def by_profile(profile: Profile, hub: Mapping[str, Any] = HUB) -> dict[str
         "tolerations": list(block.tolerations),
         "priority_class_name": block.priority_class,
         "scheduler_name": block.scheduler,
-        "service_account": block.service_account,
     }.items():
         if value:
             setattr(kube, trait, value)
@@ -149,7 +159,7 @@ def moved(profile_list: Any, hub: Mapping[str, Any] = HUB) -> Conversion:
     """Convert, and check what always holds: it loads, and is plain data."""
     made = converted(profile_list, traits=hub)
     load(made.profiles)
-    assert json.loads(json.dumps(made.profiles)) == made.profiles
+    assert json.loads(json.dumps(made.profiles, allow_nan=False)) == made.profiles
     assert all(note.isprintable() for note in made.notes)
     return made
 
@@ -188,6 +198,39 @@ async def test_the_same_request_gets_the_same_server(
     again = select(load(made.profiles), Person("mira", groups), selection.user_options)
     assert again == selection
     assert set(selection.user_options) == {"profile", "options"}
+
+
+@pytest.mark.parametrize(
+    ("profile_list", "groups", "user_options"),
+    [
+        pytest.param(profile_list, groups, asked, id=f"{name} {asked}")
+        for name, (profile_list, groups, requests) in lists.CASES.items()
+        for asked in requests
+    ],
+)
+async def test_the_backend_makes_that_pod(
+    profile_list: Any, groups: frozenset[str], user_options: dict[str, Any]
+) -> None:
+    """What the Kubernetes backend lays over KubeSpawner's manifest comes to the same pod."""
+    catalogue = load(moved(profile_list).profiles)
+    profile = select(catalogue, Person("mira", groups), user_options).profile
+    assert profile.kubernetes is not None
+    kube = spawner(HUB)
+    kube._apply_overrides(copy.deepcopy(profile.kubernetes.kubespawner))
+    made = completed(
+        await manifest(kube), profile, user="mira", settings=Settings(restricted=False)
+    )
+    theirs = spawner(HUB, profile_list=profile_list, user_options=dict(user_options))
+    await theirs.load_user_options()
+    expected = filled_in(await manifest(theirs))
+    found = filled_in(made)
+    for each in (found, expected):
+        (container,) = (one for one in each["spec"]["containers"] if one["name"] == "notebook")
+        for name in ("JUPYTER_IMAGE", "JUPYTER_IMAGE_SPEC"):
+            container["env"].pop(name)
+        if "cpu" not in profile.model_fields_set:
+            each["amounts"] = {kind: {**all_, "cpu": 0} for kind, all_ in each["amounts"].items()}
+    assert found == expected
 
 
 @pytest.mark.parametrize("groups", [(), ("staff",)])
@@ -331,6 +374,12 @@ def test_slugs(entry: dict[str, Any], slug: str) -> None:
     assert bool([note for note in made.notes if "the slug was" in note]) is (slug != theirs)
 
 
+def test_slugs_where_kubespawner_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A title beyond ASCII is spelled as well as can be."""
+    monkeypatch.setitem(sys.modules, "slugify", None)
+    assert [p["slug"] for p in moved([{"display_name": "Größe ß"}]).profiles] == ["gro-e"]
+
+
 def test_names_are_unique() -> None:
     """Profiles, options and choices whose names become the same are told apart, and said."""
     options = {
@@ -342,7 +391,11 @@ def test_names_are_unique() -> None:
     assert [profile["slug"] for profile in made.profiles] == ["a", "a-2"]
     assert list(made.profiles[0]["options"]) == ["a-b", "a-b-2", "e"]
     assert list(made.profiles[0]["options"]["a-b"]["choices"]) == ["x-y", "x-y-2", "choice"]
-    assert sum("was called" in note for note in made.notes) == 6
+    notes = " ".join(made.notes)
+    assert "the old are understood too: 'a_b' is 'a-b', 'x.y' is 'x-y', 'é' is 'e'" in notes
+    assert "options.a-b-2: the option was called 'a-b'" in notes
+    assert "options.a-b.choices.x-y-2: the choice was called 'x_y'" in notes
+    assert "options.a-b.choices.choice: the choice was called ''" in notes
     assert distinct("a" * 63, {"a" * 63}) == "a" * 61 + "-2"
 
 
@@ -422,6 +475,25 @@ def test_nothing_is_opened(groups: object) -> None:
     assert list(profile["options"]["o"]["choices"]) == ["a"]
     assert "free" not in profile["options"]["o"]
     assert sum("allowed_groups" in note and "left out" in note for note in made.notes) == 3
+
+
+def test_names_that_are_no_names() -> None:
+    """What our own rules refuse is left out, with what they say."""
+    groups = ["x" * 300]
+    unlisted = {
+        "enabled": True,
+        "allowed_groups": groups,
+        "kubespawner_override": {"image": "{value}"},
+    }
+    options = {"o": {"choices": {"a": {}}, "unlisted_choice": unlisted}}
+    made = moved(
+        [
+            {"display_name": "A", "profile_options": options},
+            {"display_name": "B", "allowed_groups": groups},
+        ]
+    )
+    assert "free" not in one(made)["options"]["o"]
+    assert any("as it would not load" in note for note in lost(made))
 
 
 def test_access_of_nebari() -> None:
@@ -562,6 +634,15 @@ def test_functions_are_named() -> None:
         assert any(f"override: {place} is" in note for note in made.notes), place
 
 
+def test_settings_that_kubespawner_does_not_have() -> None:
+    """KubeSpawner would set them without effect; a server of ours would not start."""
+    entry = {"display_name": "A", "kubespawner_override": {"cpu_limt": 1, "image_spec": "a"}}
+    made = converted([entry], known=known_traits())
+    assert one(made)["kubernetes"] == {"image": "a"}
+    assert made.notes == ["a: override: KubeSpawner has no setting 'cpu_limt': left out"]
+    assert one(moved([entry]))["kubernetes"]["kubespawner"] == {"cpu_limt": 1}
+
+
 def test_a_choice_cannot_take_away() -> None:
     """KubeSpawner's ``None`` takes away what came before; where we cannot, it is said."""
     profile = {
@@ -615,10 +696,78 @@ def test_faulty_lists(faulty: Any) -> None:
     assert made.notes or made.profiles or not faulty
 
 
+KEYS = st.sampled_from(
+    "slug display_name description default access groups users allowed_groups allowed_users "
+    "kubespawner_override profile_options choices unlisted_choice enabled validation_regex "
+    "validation_message o image mem_limit environment node_selector tolerations".split()
+)
+ODD = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=8),
+        st.sampled_from(["{value}", "<b>", "1G", "("]),
+        st.binary(max_size=2),
+        st.just(len),
+        st.just({1}),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.one_of(KEYS, st.integers()), inner, max_size=5),
+    ),
+    max_leaves=25,
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.one_of(ODD, st.lists(st.dictionaries(KEYS, ODD, max_size=6), max_size=3)))
+def test_whatever_is_in_a_list(anything: Any) -> None:
+    """No error but notes, whatever a configuration holds."""
+    moved(anything)
+
+
+def test_a_list_that_contains_itself() -> None:
+    """It has no end, so it is left out."""
+    override: dict[str, Any] = {"image": "a"}
+    override["extra_pod_config"] = override
+    made = moved([{"display_name": "A", "kubespawner_override": override}, {"display_name": "B"}])
+    assert [profile["slug"] for profile in made.profiles] == ["b"]
+    assert lost(made)
+
+
 def test_keys_of_custom_templates_are_named() -> None:
     """A key that only a template of the hub's own knew."""
     made = moved([{"display_name": "A", "image_building": {"on": True}}])
     assert any("'image_building'" in note for note in made.notes)
+
+
+# --- the how-to
+
+HOW_TO = Path(__file__).resolve().parents[2] / "docs/how-to/move-from-kubespawner.md"
+
+
+def test_the_example_of_the_how_to() -> None:
+    """Its list becomes its profile, and its requests select it."""
+    page = HOW_TO.read_text("utf-8")
+    (code,) = re.findall("```text\n(.*?)```", page, re.DOTALL)
+    (text,) = re.findall("```yaml\n(.*?)```", page, re.DOTALL)
+    config = Config()
+    exec(code, {"c": config})  # noqa: S102 - it is what the test is about
+    made = converted(config.KubeSpawner.profile_list)
+    assert made.profiles == YAML(typ="safe").load(text)
+    for request in re.findall("```json\n(.*?)```", page, re.DOTALL):
+        asked = json.loads(request)
+        person = Person("x", frozenset({"research"}))
+        assert select(load(made.profiles), person, asked).slug == "shared-cpu"
+
+
+def test_every_trait_with_a_field_is_in_the_how_to() -> None:
+    """Nobody is left to guess where a line has gone."""
+    page = HOW_TO.read_text("utf-8")
+    for trait in (*overrides._FIELDS, *overrides._MAPPINGS):
+        assert f"`{trait}`" in page or trait == "extra_resource_guarantees", trait
 
 
 # --- the command
@@ -637,7 +786,7 @@ def write(tmp_path: Path) -> Any:
 
 
 CONFIGURATION = """\
-import os
+print("Loading what hubs load")
 c = get_config()
 c.JupyterHub.spawner_class = "kubespawner.KubeSpawner"
 c.KubeSpawner.mem_guarantee = "1G"
@@ -657,7 +806,8 @@ def test_convert_prints_a_profiles_file(
     assert main(["convert", path]) == 0
     out, err = capsys.readouterr()
     assert "# - a-b: override: uid is a function" in out
-    assert err.startswith("note: a-b: override: uid is a function")
+    assert "Loading" not in out
+    assert "note: a-b: override: uid is a function" in err
     file = tmp_path / "profiles.yaml"
     file.write_text(out)
     first, second = load(file).profiles

@@ -249,6 +249,7 @@ def test_a_profile_in_json():
                 "clock": "14:32 UTC",
                 "words": "about 14:32 UTC (in 25 min)",
             },
+            "scale_up": False,
             "as_of": "2026-03-09T13:55:30Z",
             "stale": True,
             "problem": "Slurm does not answer",
@@ -325,6 +326,20 @@ def test_who_says_when_it_starts(start, words, headline, source):
     assert answer["words"]["jobs"] == "no jobs waiting"
 
 
+def test_a_node_that_has_to_be_added_first():
+    """A pool that grows takes minutes: that is said where it would be "unknown"."""
+    known = {"general": Availability(nodes_idle=0, scale_up=True)}
+    answer = profile_of(model(availability=known), "general")["availability"]
+    assert answer["scale_up"] is True
+    assert answer["words"]["headline"] == "A node has to be added first, which takes some minutes"
+    assert answer["words"]["source"] == ""
+    card_of_it = card(page(model(availability=known)), "general")
+    assert "A node has to be added first" in card_of_it.select(".qhub-start")[0].text
+    now = {"general": Availability(start=StartEstimate("now", source="quota"), scale_up=True)}
+    words = profile_of(model(availability=now), "general")["availability"]["words"]
+    assert (words["headline"], words["source"]) == ("Starts now", "as far as the quota goes")
+
+
 @pytest.mark.parametrize(
     ("left", "words"),
     [
@@ -360,6 +375,9 @@ def test_clocks_are_in_the_zone_of_now():
         (Availability(stale=True, as_of=NOW - timedelta(hours=3)), "Figures are 3 h old"),
         (Availability(problem="no such partition"), "No live figures: no such partition"),
         (Availability(stale=True), "No live figures"),
+        (Availability(nodes_total=2, problem="no node is up"), "No node is up"),
+        (Availability(cpus_free=2, problem="the quota is full"), "The quota is full"),
+        (Availability(nodes_total=2, problem="x", stale=True), "No live figures: x"),
     ],
 )
 def test_old_figures_say_their_age(known, words):

@@ -56,6 +56,11 @@ def holder(places: Places, layers: Sequence[tuple[Path, Path]]) -> list[str]:
         # a file in the place of the machine's: the kubelet reads the value that it would set
         if Path("/proc/sys", setting).exists():
             lines.append(f"mount --bind {_quote(_stand_in(places, setting))} /proc/sys/{setting}")
+    names = Path("/etc/resolv.conf").resolve()
+    if names.is_file() and names.parts[1] != "run":
+        # so that the pull of an image that is not here fails at once, as there is no way out
+        empty = _quote(places.configuration / "resolv.conf")
+        lines.append(f"mount --bind {empty} {_quote(names)}")
     for source, target in layers:
         lines.append(f"mount --bind {_quote(source)} {_quote(target)}")
         lines.append(f"mount -o remount,bind,ro {_quote(target)}")
@@ -63,6 +68,8 @@ def holder(places: Places, layers: Sequence[tuple[Path, Path]]) -> list[str]:
         "ip link set lo up",
         f"ip address add {places.addresses.node}/32 dev lo",
         "echo 1 > /proc/sys/net/ipv4/ip_forward",
+        # every refusal is told: pods look names up in bursts, and would wait for those untold
+        "echo 0 > /proc/sys/net/ipv4/icmp_ratelimit",
         f"touch {_quote(ready_file(places))}",
         "exec sleep infinity",
     ]

@@ -19,7 +19,7 @@ from pathlib import Path
 from qhub_spawner.access import Person, select
 from qhub_spawner.catalogue import load
 from qhub_spawner.conversion import converted
-from qhub_spawner.conversion.sources import find
+from qhub_spawner.conversion.sources import find, known_traits
 from qhub_spawner.conversion.writing import profiles_file
 from qhub_spawner.errors import QHubSpawnerError
 from qhub_spawner.schema import json_schema
@@ -125,7 +125,7 @@ def convert(source: Path, output: Path | None, *, force: bool) -> str:
         OSError: The file cannot be written.
     """
     found = find(source)
-    conversion = converted(found.profile_list, traits=found.traits)
+    conversion = converted(found.profile_list, traits=found.traits, known=known_traits())
     notes = [*found.notes, *conversion.notes]
     sys.stderr.write("".join(f"note: {note}\n" for note in notes))
     if not conversion.profiles:

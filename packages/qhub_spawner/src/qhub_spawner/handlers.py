@@ -17,6 +17,7 @@ from jupyterhub.scopes import needs_scope
 from tornado import web
 from traitlets import TraitError
 
+from qhub_spawner import idle_handlers
 from qhub_spawner.errors import ConfigurationError
 from qhub_spawner.launch import AddressRefusedError, ServerAddress
 from qhub_spawner.runtime import attach
@@ -126,11 +127,13 @@ _API = [
     (r"/api/qhub/profiles", OwnProfilesHandler),
     (r"/api/users/([^/]+)/qhub/profiles", ProfilesHandler),
     (r"/api/qhub/address", AddressHandler),
+    *idle_handlers.ROUTES,
 ]
 _PAGES = [
     (r"/spawn", PreselectingSpawnHandler),
     (r"/spawn/([^/]+)", PreselectingSpawnHandler),
     (r"/spawn/([^/]+)/([^/]+)", PreselectingSpawnHandler),
+    *idle_handlers.PAGES,
 ]
 
 

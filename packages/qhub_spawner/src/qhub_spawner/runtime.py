@@ -21,6 +21,7 @@ from qhub_spawner.access import Limits, Offer, Person, Selection, offered, selec
 from qhub_spawner.availability import Availability, StartEstimate
 from qhub_spawner.catalogue import Catalogue, load
 from qhub_spawner.errors import ConfigurationError, Problem
+from qhub_spawner.idle import IdleRule
 from qhub_spawner.launch import Backend
 from qhub_spawner.local.backend import LocalBackend
 from qhub_spawner.slurm.backend import SlurmBackend
@@ -44,6 +45,7 @@ class HubRuntime(LoggingConfigurable):
         self._catalogue: Catalogue | None = None
         self._catalogue_stamp: tuple[int, int, int] | None = None
         self._opening: list[asyncio.Task[None]] = []
+        self.idle: IdleRule | None = None
 
     # ---- profiles ----
 
@@ -126,6 +128,17 @@ class HubRuntime(LoggingConfigurable):
         backend = KubernetesBackend(parent=self, cookie_secret=self.cookie_secret)
         backend.recorded = lambda: self.recorded()  # type: ignore[method-assign]  # noqa: PLW0108
         return backend
+
+    def watch_idle(self, app: Any) -> None:
+        """Begin to look for idle servers."""
+        self.idle = IdleRule(app)
+        self.idle.queue = self._queue  # type: ignore[method-assign]
+        self._opening.append(asyncio.ensure_future(self.idle.run()))
+
+    def _queue(self) -> Any:
+        """Return Slurm's queue, if the hub has to do with Slurm and knows it."""
+        slurm: Any = self._backends.get("slurm")
+        return slurm.poller.queue if slurm is not None else None
 
     async def close(self) -> None:
         """End background work; servers go on."""
@@ -236,6 +249,7 @@ def attach(app: Any, spawner_class: Any) -> HubRuntime:
     probe.warn_of_replaced_traits()
     runtime.recorded = lambda: _recorded(app.db)
     app.tornado_settings[SETTING] = runtime
+    runtime.watch_idle(app)
     return runtime
 
 

@@ -354,6 +354,8 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
             state["backend"] = self._backend_name
             state["qhub"] = self.backend_server.state()
             state["token_digest"] = self._token_digest
+            if self.runtime.idle is not None:
+                state["idle"] = dict(self.runtime.idle.state(self))
         if self.last_ended:
             state["last_ended"] = self.last_ended
         if self.last_failed:
@@ -371,6 +373,8 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
             self.backend_server = self.runtime.backend(self._backend_name).server(self)
             self.backend_server.restore(state["qhub"])
             self._recorded_digest = str(state.get("token_digest", ""))
+            if self.runtime.idle is not None:
+                self.runtime.idle.restore(self, state.get("idle") or {})
             self._server = adoption.PatientEndpoint(
                 orm_server=self.server.orm_server,
                 spawner=self,

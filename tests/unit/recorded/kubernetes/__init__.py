@@ -1,7 +1,4 @@
-"""What a real Kubernetes 1.34 said, for the tests of our readers; `record` records it anew.
-
-``written.json`` is by hand: what needs a cloud or several nodes (autoscalers, a lost node, devices).
-"""
+"""What a real Kubernetes 1.34 said, for the tests of our readers; `record` records it anew."""
 
 from __future__ import annotations
 
@@ -11,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
+SECRET = "qhub-canary-of-the-recording"
+"""Stands in every recorded pod where a secret would."""
 
 
 @functools.cache

@@ -13,13 +13,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from tests.systems.kubernetes import USER_IMAGE, ApiError, KubernetesSystem
+from tests.systems.kubernetes import USER_IMAGE, ApiError, KubernetesSystem, NotReadyError
+from tests.unit.recorded.kubernetes import FOLDER, SECRET
 
-HERE = Path(__file__).parent
-SECRET = "qhub-canary-of-the-recording"
 SLEEP = ["sleep", "600"]
 Json = dict[str, Any]
 
@@ -289,7 +287,7 @@ class Recorder:
     def save(self) -> None:
         for name in ("pods", "events", "refusals", "others"):
             text = json.dumps(getattr(self, name), indent=1, sort_keys=True)
-            (HERE / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
+            (FOLDER / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
 
 
 def without_managed(found: Json) -> Json:

@@ -7,7 +7,7 @@ on the way: what cannot be read as a rule of access is left out. Source: kubespa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -86,6 +86,7 @@ def converted(
     profile_list: Sequence[Mapping[str, Any]] | Mapping[str, Mapping[str, Any]],
     *,
     traits: Mapping[str, Any] | None = None,
+    known: Container[str] | None = None,
 ) -> Conversion:
     """Convert a profile list.
 
@@ -94,12 +95,13 @@ def converted(
         traits: What ``c.KubeSpawner`` says for all profiles. Only ``cpu_guarantee`` and
             ``mem_guarantee`` are looked at: here a limit is also what is kept free, so they are
             repeated where a profile sets a limit.
+        known: The names of KubeSpawner's traits, to leave out what is none; ``None`` looks at none.
 
     Returns:
         Profiles that load, and notes on all that is not as it was.
     """
     entries = _entries(profile_list)
-    reading = _Reading(traits or {})
+    reading = _Reading(traits or {}, known)
     made: list[tuple[bool, dict[str, Any]]] = []
     for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, Mapping):
@@ -115,7 +117,7 @@ def converted(
 
 def _entries(profile_list: object) -> Sequence[object]:
     if isinstance(profile_list, Mapping):
-        return [profile_list[key] for key in sorted(profile_list)]
+        return [profile_list[key] for key in sorted(profile_list, key=str)]
     return profile_list if isinstance(profile_list, list | tuple) else [profile_list]
 
 
@@ -130,10 +132,11 @@ def _set_default(made: Sequence[tuple[bool, dict[str, Any]]], reading: _Reading)
 class _Reading:
     """One list being read: which slugs are taken, and what was noted."""
 
-    def __init__(self, traits: Mapping[str, Any]) -> None:
+    def __init__(self, traits: Mapping[str, Any], known: Container[str] | None) -> None:
         self.notes: list[Note] = []
         self._slugs: set[str] = set()
         self._traits = traits
+        self._known = known
 
     def note(self, profile: str, where: str, text: str) -> None:
         self.notes.append(Note(profile, where, " ".join(text.split())))
@@ -143,7 +146,7 @@ class _Reading:
         title = str(entry.get("display_name") or entry.get("slug") or f"Profile {number}")
         old = str(entry.get("slug") or _kubespawners_slug(title))
         slug = distinct(slugged(old) or f"profile-{number}", self._slugs)
-        reader = _ProfileReader(slug, self.note)
+        reader = _ProfileReader(slug, self.note, self._known)
         if slug != old:
             reader.say("", f"the slug was {old!r}: scripts and links that name it have to change")
         try:
@@ -151,6 +154,9 @@ class _Reading:
             load([profile])
         except Closed as closed:
             reader.say("", f"{closed}: left out")
+            return None
+        except RecursionError:
+            reader.say("", "it is nested too deeply: left out")
             return None
         except ConfigurationError as error:
             for problem in error.problems:
@@ -188,18 +194,28 @@ class _Unlisted:
 class _ProfileReader:
     """One profile being read."""
 
-    def __init__(self, slug: str, note: Callable[[str, str, str], None]) -> None:
+    def __init__(
+        self,
+        slug: str,
+        note: Callable[[str, str, str], None],
+        known: Container[str] | None,
+    ) -> None:
         self.slug = slug
+        self._known = known
         self._note = note
         self._layers: list[Layer] = []
         self._targets: list[dict[str, Any]] = []
         self._unlisted: list[_Unlisted] = []
+        self._renamed: dict[str, str] = {}
 
     def say(self, where: str, text: str) -> None:
         self._note(self.slug, where, text)
 
     def _at(self, where: str) -> Say:
         return lambda text: self.say(where, text)
+
+    def _override(self, thing: Mapping[str, Any], say: Say) -> dict[str, Any]:
+        return plain_override(thing.get("kubespawner_override"), say, self._known)
 
     def read(
         self, entry: Mapping[str, Any], title: str, traits: Mapping[str, Any]
@@ -220,15 +236,18 @@ class _ProfileReader:
         access = nebari_access(entry, say) if nebari else access_of(entry, say)
         if access:
             made["access"] = access
-        override = plain_override(entry.get("kubespawner_override"), self._at("override"))
+        override = self._override(entry, self._at("override"))
         self._layers.append(Layer("", override, self._at("override")))
         self._targets.append(made)
         options = self._options(entry.get("profile_options"))
+        if self._renamed:
+            pairs = ", ".join(f"{old!r} is {new!r}" for old, new in self._renamed.items())
+            self.say("options", f"names became slugs, and the old are understood too: {pairs}")
         self._repeat_guarantees(override, traits)
         moves = moved(self._layers)
         for target, fields in zip(self._targets, moves.fields, strict=True):
             if target is not made and fields:
-                target["overrides"] = fields
+                target["overrides"] = {key: fields[key] for key in _ORDER if key in fields}
         own = dict(moves.fields[0])
         kubernetes = own.pop("kubernetes", {})
         for unlisted in self._unlisted:
@@ -267,9 +286,10 @@ class _ProfileReader:
 
     def _name(self, old: str, taken: Mapping[str, object], what: str, where: str) -> str:
         name = distinct(slugged(old) or what, taken)
-        if name != old:
-            understood = " (the old name is understood too)" if name == slugged(old) else ""
-            self.say(f"{where}.{name}", f"the {what} was called {old!r}{understood}")
+        if name == slugged(old) != old:
+            self._renamed[old] = name
+        elif name != old:
+            self.say(f"{where}.{name}", f"the {what} was called {old!r}")
         return name
 
     def _option(self, name: str, old: str, option: Mapping[str, Any]) -> dict[str, Any]:
@@ -310,7 +330,7 @@ class _ProfileReader:
             return None
         if access:
             made["access"] = access
-        override = plain_override(choice.get("kubespawner_override"), say)
+        override = self._override(choice, say)
         self._layers.append(Layer(option, override, say))
         self._targets.append(made)
         return made
@@ -320,7 +340,7 @@ class _ProfileReader:
             return
         say = self._at(f"options.{option}.free")
         _note_unknown(rule, _UNLISTED_KEYS | _ACCESS_KEYS, say)
-        override = plain_override(rule.get("kubespawner_override"), say)
+        override = self._override(rule, say)
         self._unlisted.append(_Unlisted(made, rule, override, say))
 
 

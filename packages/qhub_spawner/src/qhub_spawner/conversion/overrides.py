@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, get_args
@@ -84,7 +84,8 @@ def _count(value: object) -> object:
     return value
 
 
-# Trait to field, and how its value is written there.
+# Trait to field, and how its value is written there. Not `service_account`: to KubeSpawner it also
+# says that the account's token is mounted. Not `volumes`: they replace the hub's, ours add to them.
 _FIELDS: Mapping[str, tuple[Path, Callable[[object], object]]] = {
     "cpu_limit": (("cpu",), _cores),
     "cpu_guarantee": (("kubernetes", "cpu_request"), _cores),
@@ -96,7 +97,6 @@ _FIELDS: Mapping[str, tuple[Path, Callable[[object], object]]] = {
     "tolerations": (("kubernetes", "tolerations"), _objects),
     "priority_class_name": (("kubernetes", "priority_class"), _words),
     "scheduler_name": (("kubernetes", "scheduler"), _words),
-    "service_account": (("kubernetes", "service_account"), _words),
 }
 # Traits that hold a mapping, which KubeSpawner merges: each key moves by itself.
 _MAPPINGS: Mapping[str, tuple[Path, Callable[[object], object]]] = {
@@ -141,12 +141,13 @@ class Moved:
     guaranteed: frozenset[str] = field(default_factory=frozenset)
 
 
-def plain_override(value: object, say: Say) -> dict[str, Any]:
+def plain_override(value: object, say: Say, known: Container[str] | None = None) -> dict[str, Any]:
     """Return an override as plain data, under today's names, without what no file can hold.
 
     Args:
         value: As the configuration has it.
         say: Takes a note about each part that is left out.
+        known: Names of traits; all others are left out. ``None``: not known.
     """
     if value is None:
         return {}
@@ -156,6 +157,9 @@ def plain_override(value: object, say: Say) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for name, each in value.items():
         trait = _todays_name(str(name))
+        if known is not None and trait not in known:
+            say(f"KubeSpawner has no setting {shown(trait)}: left out")
+            continue
         try:
             made[trait] = _plain(each, trait, say)
         except _NotPlainError as error:

@@ -10,8 +10,10 @@ import functools
 import inspect
 import json
 import logging
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +25,7 @@ from traitlets.config.loader import LazyConfigValue, PyFileConfigLoader
 from qhub_spawner.errors import ConfigurationError, Problem, shown
 from qhub_spawner.sources import read_yaml
 
-__all__ = ["Found", "find"]
+__all__ = ["Found", "find", "known_traits"]
 
 _ACCEPTED = (
     "c.KubeSpawner.profile_list in a .py file; in a .yaml or .json file the list itself, "
@@ -69,6 +71,15 @@ def find(path: Path) -> Found:
     if source.problems:
         raise ConfigurationError(source.problems)
     return _in_data(source.data, str(path))
+
+
+def known_traits() -> frozenset[str] | None:
+    """Return the names of KubeSpawner's traits, ``None`` where it is not installed."""
+    try:
+        from kubespawner import KubeSpawner  # noqa: PLC0415 - it comes with an extra
+    except ImportError:
+        return None
+    return frozenset(KubeSpawner.class_trait_names(config=True))
 
 
 def _refused(where: str, message: str, accepted: str = "") -> ConfigurationError:
@@ -121,7 +132,8 @@ def _in_configuration(path: Path) -> Found:
 def _executed(path: Path) -> Config:
     loader = PyFileConfigLoader(path.name, path=str(path.parent.absolute()))
     try:
-        config: Config = loader.load_config()
+        with redirect_stdout(sys.stderr):  # what it prints is no part of a profiles file
+            config: Config = loader.load_config()
     except OSError as error:
         why = error.strerror or str(error)
         raise _refused(str(path), f"the file cannot be read: {why}") from error
@@ -170,8 +182,9 @@ def _called(function: Any, config: Config, where: str) -> object:  # noqa: ANN40
         log=logging.getLogger("qhub_spawner.convert"),
     )
     try:
-        found = function(spawner)
-        return asyncio.run(_awaited(found)) if inspect.isawaitable(found) else found
+        with redirect_stdout(sys.stderr):
+            found = function(spawner)
+            return asyncio.run(_awaited(found)) if inspect.isawaitable(found) else found
     except Exception as error:
         message = (
             "this is a function that cannot be called outside the hub "

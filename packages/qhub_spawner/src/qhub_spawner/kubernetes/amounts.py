@@ -6,12 +6,13 @@ Amounts are whole numbers by the name of the resource: ``cpu`` in millicores, ``
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from fractions import Fraction
 
 from qhub_spawner.errors import ValueRefusedError, shown
-from qhub_spawner.kubernetes.documents import Document, items, mapping, text
+from qhub_spawner.kubernetes.documents import Document, items, mapping, said, text
 from qhub_spawner.quantities import Memory
 
 __all__ = [
@@ -63,11 +64,19 @@ def parse_quantity(value: object) -> Fraction:
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return Fraction(max(-_LARGEST, min(value, _LARGEST)))
-    found = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
-    if found is None or len(found[0]) > _LONGEST_TEXT:
+    amount = _parsed(value) if isinstance(value, str) and len(value) <= _LONGEST_TEXT else None
+    if amount is None:
         raise ValueRefusedError(
             f"{shown(value)} is not a quantity", accepted="e.g. '250m', '4Gi', '2' or '1e3'"
         )
+    return amount
+
+
+@functools.lru_cache(maxsize=1024)  # thousands of pods ask for the same few amounts
+def _parsed(text: str) -> Fraction | None:
+    found = _QUANTITY.fullmatch(text)
+    if found is None:
+        return None
     worth = _WORTH[found["suffix"] or ""] * Fraction(10) ** int(found["exponent"] or 0)
     amount = Fraction(found["number"].rstrip(".")) * worth
     return max(Fraction(-_LARGEST), min(amount, Fraction(_LARGEST)))
@@ -116,10 +125,14 @@ def amounts_of(quantities: object) -> dict[str, int]:
 
 def added(one: Amounts, other: Amounts) -> dict[str, int]:
     """Return the sum."""
+    if not one or not other:
+        return dict(one or other)
     return {name: one.get(name, 0) + other.get(name, 0) for name in {*one, *other}}
 
 
 def _larger(one: Amounts, other: Amounts) -> dict[str, int]:
+    if not one or not other:
+        return dict(one or other)
     return {name: max(one.get(name, 0), other.get(name, 0)) for name in {*one, *other}}
 
 
@@ -225,4 +238,4 @@ def _noun(name: str) -> str:
     domain, _, device = name.rpartition("/")
     if device == "gpu" or domain.startswith("gpu."):
         return "GPU"
-    return "pod" if name == PODS else name
+    return "pod" if name == PODS else said(name, 60)

@@ -321,7 +321,7 @@ def _hard(amounts: Document) -> dict[tuple[str, bool], int]:
     ``cpu`` and ``requests.cpu`` are the same (concepts, "Resource Quotas").
     """
     found: dict[tuple[str, bool], int] = {}
-    for key, value in amounts.items():
+    for key, value in texts(amounts).items():
         name = key.removeprefix("requests.").removeprefix("limits.").removeprefix("count/")
         for parsed in amounts_of({name: value}).values():
             found[name, key.startswith("limits.")] = parsed

@@ -19,16 +19,23 @@ Document = Mapping[str, Any]
 _NOTHING: Document = {}
 
 
+_OBJECTS = (dict, Mapping)  # dict first: asking an abstract class is slow, and pods are thousands
+
+
 def _at(value: object, keys: Iterable[str]) -> object:
     for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
+        if value is None:
+            return None
+        value = value.get(key) if isinstance(value, _OBJECTS) else None
     return value
 
 
 def mapping(value: object, *keys: str) -> Document:
     """Return the object that stands at `keys`, or an empty one."""
     found = _at(value, keys)
-    return found if isinstance(found, Mapping) else _NOTHING
+    if found is None:
+        return _NOTHING
+    return found if isinstance(found, _OBJECTS) else _NOTHING
 
 
 def items(value: object, *keys: str) -> list[Document]:
@@ -36,7 +43,7 @@ def items(value: object, *keys: str) -> list[Document]:
     found = _at(value, keys)
     if not isinstance(found, list | tuple):
         return []
-    return [item for item in found if isinstance(item, Mapping)]
+    return [item for item in found if isinstance(item, _OBJECTS)]
 
 
 def text(value: object, *keys: str) -> str:
@@ -47,8 +54,9 @@ def text(value: object, *keys: str) -> str:
 
 def texts(value: object, *keys: str) -> dict[str, str]:
     """Return a mapping of texts, such as labels."""
-    found = mapping(value, *keys)
-    return {key: item for key, item in found.items() if isinstance(item, str)}
+    found: Mapping[Any, Any] = mapping(value, *keys)
+    pairs = found.items()
+    return {key: item for key, item in pairs if isinstance(key, str) and isinstance(item, str)}
 
 
 def integer(value: object, *keys: str) -> int | None:
@@ -113,11 +121,14 @@ def said(value: str, limit: int = 200) -> str:
     >>> said("mount\n-o user=hub,password=hunter2 failed")
     'mount -o user=hub,password=*** failed'
     """
-    line = "".join(
-        " " if unicodedata.category(letter) in _INVISIBLE else letter
-        for letter in value[:_LONGEST_TEXT]
-    )
+    line = value[:_LONGEST_TEXT]
+    if not (line.isascii() and line.isprintable()):
+        line = "".join(
+            " " if unicodedata.category(letter) in _INVISIBLE else letter for letter in line
+        )
     line = " ".join(line.split())
+    if not line:
+        return ""
     line = _URL_PERSON.sub(_HIDDEN, line)
     line = _URL_QUERY.sub(lambda found: found["url"], line)
     line = _NAMED_SECRET.sub(lambda found: found["name"] + _HIDDEN, line)

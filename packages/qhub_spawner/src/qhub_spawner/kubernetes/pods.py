@@ -6,6 +6,7 @@ which is neither running nor over.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -271,13 +272,17 @@ def _condition_is(status: Document, kind: str, value: str) -> bool:
 
 
 def _address(status: Document) -> str:
-    for found in (text(status, "podIP"), *(text(each, "ip") for each in items(status, "podIPs"))):
-        try:
-            if found and "%" not in found:
-                return str(ipaddress.ip_address(found))
-        except ValueError:
-            continue
-    return ""
+    own = _ip(text(status, "podIP"))
+    others = (_ip(text(each, "ip")) for each in items(status, "podIPs"))
+    return own or next(filter(None, others), "")
+
+
+@functools.lru_cache(maxsize=8192)
+def _ip(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text)) if text and "%" not in text else ""
+    except ValueError:
+        return ""
 
 
 def _deadline(spec: Document, status: Document) -> datetime | None:
@@ -338,7 +343,7 @@ def _state(manifest: Document, own: Document) -> PodState:
     phase = text(status, "phase")
     if phase in _TERMINAL_PHASES:
         return _TERMINAL_PHASES[phase]
-    believed = phase == "Pending" or (phase == "Running" and bool(own))
+    believed = phase == "Pending" or (phase == "Running" and bool(text(own, "name")))
     if not believed or _node_lost(spec, status):
         return PodState.UNKNOWN
     deleting = bool(metadata.get("deletionTimestamp"))

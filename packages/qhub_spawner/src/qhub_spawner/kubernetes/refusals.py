@@ -147,7 +147,7 @@ _FORMS: Sequence[tuple[str, Callable[[re.Match[str]], str]]] = (
         lambda found: f"the cluster has no namespace {_part(found, 'name')}",
     ),
     (
-        r'(?P<what>\w+) "(?P<name>[^"]*)" already exists',
+        r'pods "(?P<name>[^"]*)" already exists',
         lambda found: f"there is a pod {_part(found, 'name')} already",
     ),
 )

@@ -14,8 +14,16 @@ from qhub_spawner.kubernetes.names import MANAGED_BY, MANAGER
 Json = dict[str, Any]
 
 _RBAC = "rbac.authorization.k8s.io"
-METADATA_ADDRESSES = ("169.254.0.0/16", "fd00:ec2::254/128")
-"""Where clouds tell a machine its own secrets."""
+METADATA_ADDRESSES = ("169.254.0.0/16", "168.63.129.16/32", "fd00:ec2::254/128")
+"""Where clouds tell a machine its own secrets: the usual ones, and Azure's host."""
+_PRIVATE_NETWORKS = (
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "100.64.0.0/10",
+    "fc00::/7",
+    "fe80::/10",
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,7 @@ class Site:
         user_namespaces: Whether every person has a namespace.
         api_servers: Networks of the API server, as CIDR, which servers must not reach.
         hub_networks: Networks that the hub's connections come from, where it is not a pod.
+        name_servers: Networks of name servers that are not pods; by default NodeLocal DNSCache's.
     """
 
     namespace: str
@@ -47,6 +56,7 @@ class Site:
     user_namespaces: bool = False
     api_servers: tuple[str, ...] = ()
     hub_networks: tuple[str, ...] = ()
+    name_servers: tuple[str, ...] = ("169.254.20.10/32",)
 
 
 def manifests(site: Site) -> list[Json]:
@@ -136,13 +146,11 @@ def policies(site: Site) -> list[Json]:
             ],
         },
     }
-    outside4 = {"cidr": "0.0.0.0/0", "except": _within(4, site)}
-    outside6 = {"cidr": "::/0", "except": _within(6, site)}
+    outside4 = {"cidr": "0.0.0.0/0", "except": _inside(4, site)}
+    outside6 = {"cidr": "::/0", "except": _inside(6, site)}
     dns = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
-    private = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"]
-    outside4["except"] = [*private, *outside4["except"]]
-    outside6["except"] = ["fc00::/7", "fe80::/10"]
-    everywhere: Json = {"namespaceSelector": {}, "podSelector": {}}
+    name_servers: list[Json] = [{"namespaceSelector": {}, "podSelector": {}}]
+    name_servers += [{"ipBlock": {"cidr": network}} for network in site.name_servers]
     egress: Json = {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -152,7 +160,7 @@ def policies(site: Site) -> list[Json]:
             "policyTypes": ["Egress"],
             "egress": [
                 {"to": hub_peers},
-                {"to": [everywhere], "ports": dns},
+                {"to": name_servers, "ports": dns},
                 {"to": [{"ipBlock": outside4}, {"ipBlock": outside6}]},
             ],
         },
@@ -160,8 +168,9 @@ def policies(site: Site) -> list[Json]:
     return [ingress, egress]
 
 
-def _within(version: int, site: Site) -> list[str]:
-    blocked = (*METADATA_ADDRESSES, *site.api_servers)
+def _inside(version: int, site: Site) -> list[str]:
+    """Return the networks of one version of IP that are not the outside world."""
+    blocked = (*_PRIVATE_NETWORKS, *METADATA_ADDRESSES, *site.api_servers)
     return [network for network in blocked if (":" in network) == (version == 6)]  # noqa: PLR2004
 
 

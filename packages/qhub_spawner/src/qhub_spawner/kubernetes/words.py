@@ -331,30 +331,37 @@ def _size_words(quantity: str) -> str:
 
 def _container_words(pod: Pod, granted: Granted) -> tuple[int, str]:
     """Say how the server's container ended by itself, or was made to."""
-    code, (reason, message) = pod.exit_code, pod.terminated
     if pod.state is PodState.SUCCEEDED and not pod.deleting:
-        return code or 0, _ENDED_BY_ITSELF
-    code = code or 1
-    if pod.failed_before:
-        name = said(pod.failed_before, 80)
-        return code, f"what prepares its start ({name}) failed with exit code {code}"
-    if reason == "OOMKilled":
+        return 0, _ENDED_BY_ITSELF
+    code = pod.exit_code or 1
+    never_ran = _never_ran(pod, code)
+    if never_ran:
+        return code, never_ran
+    if pod.terminated.reason == "OOMKilled":
         return code, f"its memory limit{_of(granted.memory)} was reached"
-    program = missing_program(message)
-    if program:
-        return code, f"the program {program} cannot be run in its image"
-    if reason in _TERMINATIONS:
-        return code, _TERMINATIONS[reason].format(node=_node(pod))
     if pod.deleting:
         return code, _deleted(pod)
-    if code > _SIGNALLED:
-        return code, f"it was killed by signal {code - _SIGNALLED}{_on(pod)}"
+    if _SIGNALS.start < code < _SIGNALS.stop:
+        return code, f"it was killed by signal {code - _SIGNALS.start}{_on(pod)}"
     if pod.exit_code is None:
         return code, said(pod.why.message) or "Kubernetes does not say why"
     return code, f"it failed with exit code {code}{_on(pod)}"
 
 
-_SIGNALLED = 128
+def _never_ran(pod: Pod, code: int) -> str:
+    """Say why the server's program did not even run, or ran out of sight."""
+    reason, message = pod.terminated
+    if pod.failed_before:
+        return (
+            f"what prepares its start ({said(pod.failed_before, 80)}) failed with exit code {code}"
+        )
+    program = missing_program(message)
+    if program:
+        return f"the program {program} cannot be run in its image"
+    return _TERMINATIONS.get(reason, "").format(node=_node(pod))
+
+
+_SIGNALS = range(128, 128 + 65)
 
 
 def _deleted(pod: Pod) -> str:

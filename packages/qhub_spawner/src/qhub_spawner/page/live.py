@@ -90,6 +90,8 @@ def _stale(known: Availability, now: datetime) -> str:
     why = f": {known.problem}" if known.problem else ""
     if known.stale and known.as_of is not None:
         return f"Figures are {_age(now - known.as_of)} old{why}"
+    if known.problem and not known.stale and (known.nodes_total, known.cpus_free) != (None, None):
+        return known.problem[:1].upper() + known.problem[1:]
     if known.stale or known.problem:
         return f"No live figures{why}"
     return ""

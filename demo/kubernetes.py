@@ -1,0 +1,128 @@
+"""The demo on a real Kubernetes cluster of one node that it brings up on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.systems.kubernetes import KubernetesSystem
+from tests.systems.kubernetes import sweep as sweep_kubernetes
+from tests.systems.kubernetes_hub import RESTRICTED, KubernetesHub, offer_folder
+from tests.systems.processes import end_processes
+from tests.systems.userenv import user_environment
+
+from .identities import Identity, identity_lines, of_member
+from .local import MARK, processes_of
+from .stage import Stage, let_it_end, login_lines, need_root, new_password, running, say
+
+HERE = Path(__file__).resolve().parent
+NAMESPACE = "people"
+GPUS = {"nvidia.com/gpu": "2"}
+GPU_TYPE = "nvidia.com/gpu.product=a100"
+GROUP, GROUP_NUMBER = "research", 30100
+IDENTITIES: dict[str, Identity] = {
+    "alice": of_member("alice", 30001, GROUP, GROUP_NUMBER, access="rw"),
+    "bob": of_member("bob", 30002, GROUP, GROUP_NUMBER, access="ro"),
+}
+# the hub's groups, for who is offered what
+GROUPS = {GROUP: ["alice"]}
+# what the node has and what is asked of it are seen, as the hub has the right to list nodes
+SEEN = {"see_nodes": True}
+LINES = """
+c.KubernetesBackend.availability_from = "nodes"
+c.KubernetesBackend.home_volume = {"persistentVolumeClaim": {"claimName": "homes"}}
+"""
+SHARED = """
+c.KubernetesBackend.shared_volume = {"persistentVolumeClaim": {"claimName": "shared"}}
+"""
+
+
+@contextlib.contextmanager
+def kubernetes_stage(port: int | None) -> Iterator[Stage]:
+    """Bring up Kubernetes and a hub on it; at the end stop servers, hub and cluster."""
+    need_root("Kubernetes", "kubernetes")
+    user_environment(say)
+    with cluster_running() as cluster:
+        folder = cluster.run_folder / "storage"
+        _make_storage(cluster, folder)
+        profiles = offered(cluster.run_folder, "kubernetes.yaml")
+        password = new_password()
+        people = tuple(IDENTITIES)
+        hub = KubernetesHub(
+            cluster,
+            namespace=NAMESPACE,
+            profiles=f"c.QHubSpawner.profiles = {str(profiles)!r}\n",
+            config=LINES
+            + SHARED
+            + f"c.JupyterHub.load_groups = {GROUPS!r}\n"
+            + login_lines(people, password)
+            + identity_lines(IDENTITIES),
+            port=port,
+            environment={MARK: str(cluster.run_folder)},
+            rights=SEEN,
+        )
+        with running(hub):
+            yield Stage(
+                hub=hub,
+                people=people,
+                password=password,
+                check_profiles=("gpu",),
+                hints=(
+                    "Log in as alice, and in a private window as bob: each is offered their own.",
+                    "/shared/research is alice's to write and bob's to read.",
+                    watch_hint(cluster),
+                    "Delete one with kubectl, and see what its person is told.",
+                    f"The list is {profiles}: change it and reload the page.",
+                ),
+                remains=f"the cluster and {cluster.run_folder}, homes included",
+            )
+
+
+@contextlib.contextmanager
+def cluster_running() -> Iterator[KubernetesSystem]:
+    """Bring up a cluster whose node has two GPUs, with a namespace for people's servers."""
+    for folder in sweep_kubernetes():
+        end_processes(processes_of(folder))
+    say("Starting Kubernetes: etcd, API server, controllers, scheduler, containerd, kubelet …")
+    cluster = KubernetesSystem(announce=say)
+    cluster.start()
+    try:
+        cluster.extend_node(GPUS)
+        cluster.kubectl("label", "node", cluster.node, GPU_TYPE)
+        cluster.make_namespace(NAMESPACE, labels=RESTRICTED)
+        say(f"Kubernetes is ready after {cluster.seconds_to_ready:.1f} s …")
+        yield cluster
+    finally:
+        let_it_end()
+        cluster.stop()
+
+
+def offered(folder: Path, name: str) -> Path:
+    """Copy a list of profiles to where it may be changed; returns the copy."""
+    profiles = folder / "profiles.yaml"
+    profiles.write_text((HERE / name).read_text("utf-8"))
+    profiles.chmod(0o644)
+    return profiles
+
+
+def watch_hint(cluster: KubernetesSystem) -> str:
+    """Say how to look at the pods."""
+    kubectl = cluster.places.kubernetes / "kubectl"
+    return f"Watch the pods: KUBECONFIG={cluster.kubeconfig} {kubectl} get pods -n {NAMESPACE} -w"
+
+
+def _make_storage(cluster: KubernetesSystem, folder: Path) -> None:
+    """Make what a file server would have: a home for everybody, a folder for each group."""
+    for kind in ("homes", "shared"):
+        (folder / kind).mkdir(parents=True)
+        offer_folder(cluster, NAMESPACE, kind, folder / kind)
+    for name, identity in IDENTITIES.items():
+        home = folder / "homes" / name
+        home.mkdir(mode=0o700)
+        os.chown(home, identity["uid"], identity["gid"])
+    shared = folder / "shared" / GROUP
+    shared.mkdir()
+    os.chown(shared, 0, GROUP_NUMBER)
+    shared.chmod(0o2770)

@@ -1,0 +1,180 @@
+"""Idle servers end, busy ones never, on a real hub with real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.systems.hub import HubSystem
+from tests.systems.processes import wait_until
+from tests.systems.slurm.unix_users import HUB_USER, ensure_service_user
+from tests.systems.userenv import product_site
+
+TIMEOUT = 8
+CONFIG = """
+c.Spawner.cmd = ["{bin}/jupyterhub-singleuser"]
+c.LocalBackend.home = "{homes}"
+c.QHubSpawner.profiles = [{{"slug": "small", "display_name": "Small", "local": {{}}}}]
+c.IdleRule.timeout = {timeout}
+c.IdleRule.check_interval = 1
+c.IdleRule.max_extension = 60
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(user_bin: Path) -> Iterator[Any]:
+    """A hub that ends servers after eight idle seconds."""
+    folder = Path(tempfile.mkdtemp(prefix="qhub-idle-"))
+    folder.chmod(0o755)
+    ensure_service_user(HUB_USER)
+    config = CONFIG.format(bin=user_bin, homes=folder / "hub" / "homes", timeout=TIMEOUT)
+    made = HubSystem(
+        *(folder / "hub", config),
+        environment_bin=user_bin,
+        python_path=product_site(folder),
+        user=HUB_USER,
+    )
+    made.start()
+    made.add_user("alice")
+    try:
+        yield made
+    finally:
+        for name in (made.api("GET", "users/alice").json or {}).get("servers", {}):
+            made.stop_server("alice", name)
+            made.wait_stopped("alice", name)
+        made.stop()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def server(hub: HubSystem, request: pytest.FixtureRequest) -> str:
+    """A running server of its own for each test."""
+    name = request.node.name.removeprefix("test_").replace("_", "-")[:30]
+    hub.start_server("alice", {}, name)
+    hub.wait_ready("alice", name)
+    return name
+
+
+def idle(hub: HubSystem, server: str) -> dict[str, Any]:
+    answer = hub.api("GET", f"users/alice/qhub/idle/{server}")
+    assert answer.status == 200, answer.text
+    return dict(answer.json)
+
+
+def ask(hub: HubSystem, server: str, path: str, body: object = None) -> Any:
+    request = urllib.request.Request(
+        f"{hub.url}user/alice/{server}/{path}",
+        headers={"Authorization": f"token {hub.token}"},
+        data=None if body is None else json.dumps(body).encode(),
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.loads(answer.read())
+
+
+def ready(hub: HubSystem, server: str) -> bool:
+    return bool((hub.server("alice", server) or {}).get("ready"))
+
+
+def lives_through(hub: HubSystem, server: str, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() > until or not ready(hub, server), seconds + 10)
+    assert ready(hub, server)
+
+
+def test_unused(hub: HubSystem, server: str) -> None:
+    """A server that nobody uses ends, although a forgotten tab polls it; its person is told why."""
+
+    def tab_polls() -> bool:
+        try:
+            ask(hub, server, "api/kernels?no_track_activity=1")
+        except urllib.error.HTTPError:
+            return True
+        return not ready(hub, server)
+
+    assert idle(hub, server)["seconds_left"] <= TIMEOUT
+    wait_until(tab_polls, TIMEOUT + 20, "its end", poll_seconds=0.5)
+    hub.wait_stopped("alice", server)
+    answer = hub.api("GET", f"users/alice/qhub/profiles?server={server}")
+    assert answer.json["last_ended"] == "it was idle for 0.133333 min"
+
+
+async def test_a_silent_kernel(hub: HubSystem, server: str) -> None:
+    """A kernel that computes without a word keeps its server, and the hub's record fresh."""
+    seconds = TIMEOUT + 8
+    working = asyncio.ensure_future(
+        hub.run_code("alice", f"import time; time.sleep({seconds}); print('done')", server)
+    )
+    await asyncio.sleep(0)
+
+    def look() -> bool:
+        lives_through(hub, server, TIMEOUT + 4)
+        return True
+
+    assert await asyncio.to_thread(look)
+    found = await asyncio.to_thread(idle, hub, server)
+    assert found["busy"] == "a kernel runs"
+    assert found["ends_at"] is None
+    model = await asyncio.to_thread(hub.server, "alice", server)
+    assert model is not None
+    last = time.strptime(model["last_activity"][:19], "%Y-%m-%dT%H:%M:%S")
+    assert time.time() - (time.mktime(last) - time.timezone) < TIMEOUT
+    assert (await working).strip() == "done"
+    await asyncio.to_thread(hub.wait_stopped, "alice", server)
+
+
+def test_kept_on_request(hub: HubSystem, server: str) -> None:
+    """Its person sees the time left and extends it, within the bound, in JSON and on the page."""
+    path = f"users/alice/qhub/idle/{server}"
+    token = hub.user_token("alice")
+    for body in ({"seconds": 61}, {"seconds": 0}, {"seconds": "5"}, {}, [], {"hours": 1}):
+        assert hub.api("POST", path, body, token=token).status == 400, body
+    answer = hub.api("POST", path, {"seconds": 20}, token=token)
+    assert answer.status == 200
+    assert 15 <= answer.json["seconds_left"] <= 20
+    lives_through(hub, server, TIMEOUT + 4)
+    hub.wait_stopped("alice", server)
+
+
+def test_others_may_not(hub: HubSystem, server: str) -> None:
+    """Nobody extends, or sees, a server that is not theirs."""
+    hub.add_user("bob")
+    token = hub.user_token("bob")
+    path = f"users/alice/qhub/idle/{server}"
+    assert hub.api("GET", path, token=token).status in {403, 404}
+    assert hub.api("POST", path, {"seconds": 20}, token=token).status in {403, 404}
+    assert hub.api("GET", "users/alice/qhub/idle/no-such").status == 404
+
+
+def test_the_unknown_is_not_idle(hub: HubSystem, server: str) -> None:
+    """A server that does not answer is never ended for that."""
+    state = hub.server("alice", server)
+    assert state is not None
+    pid = state["state"]["qhub"]["pid"]
+    os.killpg(pid, signal.SIGSTOP)
+    try:
+        lives_through(hub, server, TIMEOUT + 6)
+    finally:
+        os.killpg(pid, signal.SIGCONT)
+
+
+def test_the_promise_outlives_the_hub(hub: HubSystem, server: str) -> None:
+    """A hub that is killed and started again keeps an extended server."""
+    assert hub.api("POST", f"users/alice/qhub/idle/{server}", {"seconds": 40}).status == 200
+    hub.kill()
+    hub.restart()
+    wait_until(lambda: ready(hub, server), 30, "the adopted server")
+    assert idle(hub, server)["extended_until"] is not None
+    lives_through(hub, server, TIMEOUT + 2)
