@@ -9,13 +9,14 @@ from types import FrameType
 
 from tests.systems.processes import SystemUnavailableError
 
-from . import form, poll, spawn, spawn_kubernetes
+from . import form, poll, spawn, spawn_kubernetes, watch
 
 BENCHMARKS = {
     "poll": poll.run,
     "spawn": spawn.run,
     "form": form.run,
     "spawn-kubernetes": spawn_kubernetes.run,
+    "watch": watch.run,
 }
 
 

@@ -85,6 +85,6 @@ class StockKubernetesHub(KubernetesHub):
             cluster,
             config=_KUBERNETES_CONFIG + config,
             namespace=cluster.make_namespace(),
-            spawner="kubespawner",
+            spawner="kubespawner.KubeSpawner",
             admin=True,
         )

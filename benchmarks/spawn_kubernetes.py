@@ -20,6 +20,7 @@ from tests.systems.processes import NotReadyError, wait_until
 
 from . import machine
 from .figures import Spread
+from .fleet import manifest_of
 from .rivals import StockKubernetesHub
 from .spawn import Contest, by_hub, in_turn, show
 
@@ -32,8 +33,6 @@ CONTEST = Contest(
     "spawn-kubernetes", "stock KubeSpawner", "the same pod by hand, until it listens", 0.7
 )
 _METADATA = ("labels", "annotations")
-# What the API server, the scheduler and the controllers have written into a pod.
-_WRITTEN = ("nodeName", "serviceAccount", "priority", "preemptionPolicy")
 
 
 def by_hand_manifest(pod: Mapping[str, Any], token: str) -> dict[str, Any]:
@@ -41,22 +40,16 @@ def by_hand_manifest(pod: Mapping[str, Any], token: str) -> dict[str, Any]:
 
     It does not carry the hub's labels: it is not a server of that hub.
     """
-    spec = {name: value for name, value in pod["spec"].items() if name not in _WRITTEN}
-    containers = []
-    for container in spec["containers"]:
-        variables = [
-            {**each, "value": token} if "TOKEN" in each["name"] else each
-            for each in container.get("env", ())
-        ]
-        containers.append({**container, "env": variables})
-    annotations = dict(pod["metadata"].get("annotations", {}))
-    name = f"floor-{secrets.token_hex(4)}"
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "annotations": annotations},
-        "spec": {**spec, "containers": containers},
+    manifest = manifest_of(pod)
+    manifest["metadata"] = {
+        "name": f"floor-{secrets.token_hex(4)}",
+        "annotations": manifest["metadata"]["annotations"],
     }
+    for container in manifest["spec"]["containers"]:
+        for variable in container.get("env", ()):
+            if "TOKEN" in variable["name"]:
+                variable["value"] = token
+    return manifest
 
 
 def by_hand(

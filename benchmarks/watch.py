@@ -42,28 +42,362 @@ PODS_OF_A_NODE = 110
 
 # The same for both: people are known, starting does not block the request, and nothing gives up
 # while thousands of servers are looked at one after the other.
-_COMMON = f"""
+_COMMON = """
 c.Authenticator.allow_all = False
-c.Authenticator.allowed_users = {set(USERS)!r}
-c.JupyterHub.tornado_settings = {{"slow_spawn_timeout": 0}}
+c.Authenticator.allowed_users = set(USERS)
+c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0}
 c.Spawner.http_timeout = 600
-c.KubeSpawner.start_timeout = 7 * 24 * 3600
-c.KubeSpawner.port = {{port}}
+c.KubeSpawner.port = PORT
 """
-_OURS = f"""
-c.KubernetesBackend.hub_id = "{HUB_ID}"
+_OURS = """
+c.KubernetesBackend.hub_id = HUB_ID
 c.KubernetesBackend.stuck_patience = 7 * 24 * 3600
 c.QHubSpawner.profiles = [
-    {{{{"slug": name, "display_name": name, "cpu": 1, "memory": "600 MiB", "walltime": "8h",
-     "kubernetes": {{{{"cpu_request": "10m", "memory_request": "64 MiB",
-                      "node_selector": selector, "tolerations": [{TOLERATION!r}]}}}}}}}}
-    for name, selector in (("fake", {SELECTOR!r}), ("nowhere", {{{{"nowhere": "yes"}}}}))
+    {"slug": name, "display_name": name, "cpu": 1, "memory": "600 MiB", "walltime": "8h",
+     "kubernetes": {"cpu_request": "10m", "memory_request": "64 MiB", "node_selector": selector,
+                    "tolerations": [TOLERATION]}} for name, selector in SELECTORS.items()
 ]
-""".replace("{{", "{").replace("}}", "}")
-_STOCK = f"""
+"""
+_STOCK = """
+c.KubeSpawner.start_timeout = 7 * 24 * 3600
 c.KubeSpawner.profile_list = [
-    {{{{"slug": name, "display_name": name,
-     "kubespawner_override": {{{{"node_selector": selector, "tolerations": [{TOLERATION!r}]}}}}}}}}
-    for name, selector in (("fake", {SELECTOR!r}), ("nowhere", {{{{"nowhere": "yes"}}}}))
+    {"slug": name, "display_name": name,
+     "kubespawner_override": {"node_selector": selector, "tolerations": [TOLERATION]}}
+    for name, selector in SELECTORS.items()
 ]
-""".replace("{{", "{").replace("}}", "}")
+"""
+# The hub alone: as many servers, and nobody who asks anything of Kubernetes.
+_NOBODY = """
+from jupyterhub.spawner import Spawner
+
+class Still(Spawner):
+    async def start(self):
+        raise NotImplementedError
+    async def stop(self, now=False):
+        pass
+    async def poll(self):
+        return None
+
+c.JupyterHub.spawner_class = Still
+"""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One of the hubs that are compared.
+
+    Attributes:
+        make: Makes the hub from lines of configuration.
+        kept: What it has in its database of a running server.
+        pods: Whether its servers have pods.
+    """
+
+    make: Callable[[KubernetesSystem, str], KubernetesHub]
+    kept: Callable[[Standing, int, str], Kept]
+    pods: bool = True
+
+
+KINDS = {
+    "ours": Kind(
+        lambda cluster, lines: KubernetesHub(cluster, profiles="", config=lines + _OURS), qhub_kept
+    ),
+    "stock": Kind(
+        lambda cluster, lines: StockKubernetesHub(cluster, config=lines + _STOCK), stock_kept
+    ),
+}
+BARE = Kind(
+    lambda cluster, lines: StockKubernetesHub(cluster, config=lines + _NOBODY),
+    stock_kept,
+    pods=False,
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: servers that run and that start; seconds of the windows.
+
+    A watch of ours lasts five minutes: at rest the window is as long, so that none is missed.
+    """
+
+    running: int
+    starting: int
+    settle_seconds: float
+    rest_seconds: float
+    starting_seconds: float
+
+
+FULL = Size(2000, 50, 30, 300, 120)
+QUICK = Size(40, 5, 5, 20, 20)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one hub did in a window, per minute (CPU as a share of one core)."""
+
+    requests: float
+    received: float
+    sent: float
+    cpu: float
+
+    @property
+    def total(self) -> float:
+        """Bytes a minute in both directions."""
+        return self.received + self.sent
+
+    @classmethod
+    def mean(cls, loads: list[Load]) -> Load:
+        """Return the mean of at least one."""
+        return cls(
+            fmean(load.requests for load in loads),
+            fmean(load.received for load in loads),
+            fmean(load.sent for load in loads),
+            fmean(load.cpu for load in loads),
+        )
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all parts of the benchmark share."""
+
+    cluster: KubernetesSystem
+    wire: CountingForwarder
+    audit: AuditLog
+    size: Size
+    port: int
+
+    @contextmanager
+    def with_servers(self, kind: Kind) -> Iterator[KubernetesHub]:
+        """Run a hub that has taken up so many running servers, and nothing else."""
+        hub = kind.make(self.cluster, self._lines())
+        kubeconfig = hub.run_folder / "kubeconfig"
+        kubeconfig.write_text(kubeconfig.read_text().replace(self.cluster.api_url, self.wire.url))
+        hub.hub.deadline_seconds = START_SECONDS
+        try:
+            hub.start()  # makes its database, and the people in it
+            standing = self._muster(hub) if kind.pods else self._without_pods()
+            hub.hub.end()
+            servers = [kind.kept(each, self.port, HUB_ID) for each in standing]
+            added = fill(hub.folder / "jupyterhub.sqlite", servers)
+            if added != len(servers):
+                msg = f"{added} servers are in the database, not {len(servers)}"
+                raise RuntimeError(msg)
+            hub.restart()
+            wait_until(
+                lambda: _ready(hub) == len(servers),
+                START_SECONDS,
+                f"{len(servers)} servers",
+                poll_seconds=1,
+            )
+            yield hub
+        finally:
+            hub.stop()
+            dismiss(self.cluster, hub.namespace)
+            hub.tidy()
+
+    def _lines(self) -> str:
+        values = {
+            "USERS": USERS,
+            "PORT": self.port,
+            "HUB_ID": HUB_ID,
+            "TOLERATION": TOLERATION,
+            "SELECTORS": {"fake": SELECTOR, "nowhere": {"nowhere": "yes"}},
+        }
+        return "".join(f"{name} = {value!r}\n" for name, value in values.items()) + _COMMON
+
+    def _muster(self, hub: KubernetesHub) -> list[Standing]:
+        """Have the hub make one pod, and make the others like it."""
+        hub.start_server(USERS[0], {"profile": "fake"}, "model")
+        hub.wait_ready(USERS[0], "model")
+        (pod,) = hub.pods().values()
+        hub.stop_server(USERS[0], "model")
+        hub.wait_stopped(USERS[0], "model")
+        dismiss(self.cluster, hub.namespace)
+        return muster(self.cluster, hub.namespace, pod, USERS, self.size.running)
+
+    def _without_pods(self) -> list[Standing]:
+        servers = [
+            (USERS[index % len(USERS)], f"s{index:05d}") for index in range(self.size.running)
+        ]
+        return [Standing(user, server, "", "", "", "", "127.0.0.1") for user, server in servers]
+
+    def start_more(self, hub: KubernetesHub) -> None:
+        """Ask the hub to start servers, and wait until their pods are there, and wait."""
+        count = self.size.starting
+
+        def post(index: int) -> int:
+            user = USERS[index % len(USERS)]
+            return hub.start_server(user, {"profile": "nowhere"}, f"new{index}").status
+
+        with ThreadPoolExecutor(POSTS_AT_ONCE) as pool:
+            answers = set(pool.map(post, range(count)))
+        if answers != {202}:
+            msg = f"the hub answered {sorted(answers)} to requests to start, expected 202"
+            raise RuntimeError(msg)
+
+        def waiting() -> int:
+            return sum(pod["status"]["phase"] == "Pending" for pod in hub.pods().values())
+
+        wait_until(lambda: waiting() == count, START_SECONDS, "pods that wait", poll_seconds=1)
+
+    def over(self, hub: KubernetesHub, seconds: float) -> tuple[Load, Counter[str]]:
+        """Measure a hub for so many seconds."""
+        pid = hub.hub.pid
+        self.audit.skip()
+        began, traffic, cpu = time.monotonic(), self.wire.so_far(), cpu_seconds(pid)
+        time.sleep(seconds)
+        passed = time.monotonic() - began
+        cpu_share = (cpu_seconds(pid) - cpu) / passed
+        bytes_ = self.wire.so_far().since(traffic)
+        asked = self.audit.news()
+        load = Load(
+            requests=per_minute(asked.total(), passed),
+            received=per_minute(bytes_.received, passed),
+            sent=per_minute(bytes_.sent, passed),
+            cpu=cpu_share,
+        )
+        return load, asked
+
+    def look(self, name: str) -> tuple[Load, Load]:
+        """Measure one hub at rest, and then with servers that start."""
+        size = self.size
+        with self.with_servers(KINDS[name]) as hub:
+            time.sleep(size.settle_seconds)
+            rest, asked = self.over(hub, size.rest_seconds)
+            print(f"{name} at rest: {_words(rest)}; {_listed(asked)}", flush=True)
+            self.start_more(hub)
+            time.sleep(size.settle_seconds)
+            starting, asked = self.over(hub, size.starting_seconds)
+            print(f"{name} starting: {_words(starting)}; {_listed(asked)}", flush=True)
+            if _ready(hub) != size.running:
+                msg = f"{name}: {_ready(hub)} servers are left of {size.running}"
+                raise RuntimeError(msg)
+        return rest, starting
+
+    def bare(self) -> Load:
+        """Measure a hub that has as many servers, and asks nothing about them."""
+        with self.with_servers(BARE) as hub:
+            time.sleep(self.size.settle_seconds)
+            load, _ = self.over(hub, self.size.starting_seconds)
+        print(f"the hub alone: {load.cpu:.2%} of a core", flush=True)
+        return load
+
+
+def _ready(hub: KubernetesHub) -> int:
+    answers = [hub.api("GET", f"users/{user}").json or {} for user in USERS]
+    servers = [server for answer in answers for server in answer.get("servers", {}).values()]
+    return sum(bool(server.get("ready")) for server in servers)
+
+
+def _words(load: Load) -> str:
+    return (
+        f"{report.amount(load.requests)} requests and {report.amount(load.total / 1000)} kB a "
+        f"minute, {load.cpu:.2%} of a core"
+    )
+
+
+def _listed(asked: Counter[str]) -> str:
+    words = ", ".join(f"{count} x {what}" for what, count in sorted(asked.items()))
+    return f"asked: {words or 'nothing'}"
+
+
+def run(*, quick: bool, runs: int | None) -> None:
+    """Measure, and print."""
+    size = QUICK if quick else FULL
+    rounds = runs or 1
+    print(
+        f"watch: {size.running} running servers and {size.starting} starting ones, windows of "
+        f"{size.rest_seconds:g} s at rest and {size.starting_seconds:g} s while starting, "
+        f"{rounds} each in turn"
+    )
+    print(machine.described("kubernetes"), flush=True)
+    sweep()
+    rest: dict[str, list[Load]] = {name: [] for name in KINDS}
+    starting: dict[str, list[Load]] = {name: [] for name in KINDS}
+    with (
+        KubernetesSystem() as cluster,
+        addresses_here(cluster),
+        AnsweringServer("0.0.0.0") as answering,  # noqa: S104 - at all the pods' addresses
+        CountingForwarder(cluster.api_url) as wire,
+    ):
+        audit = AuditLog(cluster)
+        cluster.start_kwok(nodes=2 + size.running // PODS_OF_A_NODE)
+        bench = Bench(cluster, wire, audit, size, answering.port)
+        bare = bench.bare()
+        for _ in range(rounds):
+            for name in KINDS:
+                at_rest, while_starting = bench.look(name)
+                rest[name].append(at_rest)
+                starting[name].append(while_starting)
+    show(
+        {name: Load.mean(loads) for name, loads in rest.items()},
+        {name: Load.mean(loads) for name, loads in starting.items()},
+        bare,
+        size,
+        rounds,
+    )
+
+
+def show(
+    rest: dict[str, Load], starting: dict[str, Load], bare: Load, size: Size, runs: int
+) -> None:
+    """Print the table and the last line."""
+    ours, stock = rest["ours"], rest["stock"]
+    shares = {
+        "ratio": ratio(ours.requests, stock.requests),
+        "bytes_ratio": ratio(ours.total, stock.total),
+        "cpu_ratio": ratio(ours.cpu, stock.cpu),
+    }
+    later = {
+        "starting_ratio": ratio(starting["ours"].requests, starting["stock"].requests),
+        "starting_bytes_ratio": ratio(starting["ours"].total, starting["stock"].total),
+        "starting_cpu_ratio": ratio(starting["ours"].cpu, starting["stock"].cpu),
+    }
+    goals = {
+        "ratio": RATIO_GOAL,
+        "bytes_ratio": BYTES_GOAL,
+        "cpu_ratio": CPU_GOAL,
+        "starting_cpu_ratio": CPU_GOAL,
+    }
+    every = {**shares, **later}
+    met = {name: every[name] < goal for name, goal in goals.items()}
+    rows = []
+    for when, loads, names in (
+        ("at rest", rest, tuple(shares)),
+        ("starting", starting, tuple(later)),
+    ):
+        one, other = loads["ours"], loads["stock"]
+        lines = (
+            ("requests a minute", report.amount(one.requests), report.amount(other.requests)),
+            ("kB a minute", report.amount(one.total / 1000), report.amount(other.total / 1000)),
+            ("CPU of the hub, of a core", f"{one.cpu:.2%}", f"{other.cpu:.2%}"),
+        )
+        for (what, *cells), name in zip(lines, names, strict=True):
+            goal = f"< {goals[name]:.3g}, {report.verdict(met[name])}" if name in goals else ""
+            rows.append((f"{when}: {what}", *cells, f"{every[name]:.4f}", goal))
+    rows.append(("at rest: CPU of the hub alone, of a core", f"{bare.cpu:.2%}", "", "", ""))
+    print(report.table(("", "qhub", "stock KubeSpawner", "ratio", "goal"), rows))
+    print(
+        report.last_line(
+            "watch",
+            ours=ours.requests,
+            other=stock.requests,
+            ratio=shares["ratio"],
+            runs=runs,
+            more={
+                "unit": "requests per minute at rest",
+                "running": size.running,
+                "starting": size.starting,
+                "bytes_ours": ours.total,
+                "bytes_other": stock.total,
+                "bytes_ratio": shares["bytes_ratio"],
+                "cpu_ours": ours.cpu,
+                "cpu_other": stock.cpu,
+                "cpu_ratio": shares["cpu_ratio"],
+                "cpu_floor": bare.cpu,
+                **later,
+                "starting_cpu_ours": starting["ours"].cpu,
+                "starting_cpu_other": starting["stock"].cpu,
+                "goals_met": all(met.values()),
+            },
+        )
+    )

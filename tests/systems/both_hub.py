@@ -65,6 +65,8 @@ class BothHub(SlurmHub):
         # c.Spawner.cmd is where the jobs' software is; the image has its own place for it
         lines = kubernetes_lines(cluster, self.namespace, section="KubeSpawner")
         lines += f'c.KubeSpawner.cmd = ["{USER_PREFIX}/bin/jupyterhub-singleuser"]\n'
+        # jobs listen where they reach the hub: at this machine's address towards pods
+        lines += f'c.SlurmBackend.server_networks = ["{cluster.host_address}/32"]\n'
         super().__init__(
             slurm,
             profiles=lines + profiles,

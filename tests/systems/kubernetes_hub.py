@@ -183,6 +183,7 @@ class KubernetesHub(HubSystem):
             python_path=site,
             user=HUB_USER,
             port=port,
+            hub_address=cluster.host_address,
             environment={
                 "KUBECONFIG": str(kubeconfig),
                 "JUPYTERHUB_CRYPT_KEY": secrets.token_hex(32),

@@ -252,18 +252,21 @@ def merged(base: _M, over: BaseModel) -> _M:
         if isinstance(old, BaseModel) and isinstance(new, BaseModel):
             changes[name] = merged(old, new)
         elif isinstance(old, dict) and isinstance(new, dict):
-            changes[name] = _merged_mapping(old, new)
+            # KubeSpawner takes a key away where its value is nothing
+            changes[name] = _merged_mapping(old, new, keep_none=name == "kubespawner")
         else:
             changes[name] = new
     return base.model_copy(update=changes)
 
 
-def _merged_mapping(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merged_mapping(
+    base: Mapping[str, Any], over: Mapping[str, Any], *, keep_none: bool = False
+) -> dict[str, Any]:
     result = dict(base)
     for key, new in over.items():
         old = result.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            result[key] = _merged_mapping(old, new)
-        elif new is not None:
+            result[key] = _merged_mapping(old, new, keep_none=keep_none)
+        elif new is not None or keep_none:
             result[key] = new
     return result

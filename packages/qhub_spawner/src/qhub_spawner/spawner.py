@@ -234,8 +234,8 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         self.user.spawner.attempted = None
         # what was decided is what the hub keeps, shows to its administrators and offers next time
         self._keep_options(self.selection.user_options)
-        if self.internal_ssl and self.selection.backend == "slurm":
-            await self._name_nodes_in_certificate()
+        if self.internal_ssl:
+            await self._name_hosts_in_certificate(self.selection.backend)
         result = super().run_pre_spawn_hook()
         if result is not None:
             await result
@@ -245,8 +245,12 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         if self.orm_spawner is not None:
             self.orm_spawner.user_options = options
 
-    async def _name_nodes_in_certificate(self) -> None:
-        backend: Any = self.runtime.backend("slurm")
+    async def _name_hosts_in_certificate(self, backend_name: str) -> None:
+        backend: Any = self.runtime.backend(backend_name)
+        if backend_name == "kubernetes":
+            self.ssl_alt_names = backend.alternative_names(self)
+        if backend_name != "slurm":
+            return
         machines = backend.views.machines or await backend.views.refresh_machines()
         configured = self.ssl_alt_names() if callable(self.ssl_alt_names) else self.ssl_alt_names
         self.ssl_alt_names = certificates.alternative_names(machines.nodes, configured)

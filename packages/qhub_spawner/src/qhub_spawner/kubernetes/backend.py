@@ -22,6 +22,7 @@ from qhub_spawner.kubernetes.api import KubernetesApi, collection
 from qhub_spawner.kubernetes.manifest import Settings, Storage
 from qhub_spawner.kubernetes.names import selector
 from qhub_spawner.kubernetes.nodes import ScalablePool, Taint
+from qhub_spawner.kubernetes.pod_spawner import PodSpawner
 from qhub_spawner.kubernetes.reaper import Reaper
 from qhub_spawner.kubernetes.server import KubernetesServer
 from qhub_spawner.kubernetes.slimming import slim, slim_event
@@ -159,12 +160,12 @@ class KubernetesBackend(LoggingConfigurable):
         """,
     )
     capacity_patience = Float(
-        15.0,
+        30.0,
         min=0.0,
         config=True,
         help="""
         How long a pod that no node has room for waits before its profile's other backend is tried,
-        where it has one, in seconds. Default: 15, enough for an autoscaler to say that it comes.
+        where it has one, in seconds. Default: 30, enough for an autoscaler to say that it comes.
         """,
     )
     stuck_patience = Float(
@@ -343,6 +344,10 @@ class KubernetesBackend(LoggingConfigurable):
     def server(self, owner: Any) -> KubernetesServer:
         """See `Backend.server`."""
         return KubernetesServer(self, owner)
+
+    def alternative_names(self, owner: Any) -> list[str]:
+        """Return the names that the certificate of a server must hold."""
+        return list(PodSpawner.beside(owner).ssl_alt_names)
 
     async def open(self) -> None:
         """See `Backend.open`."""

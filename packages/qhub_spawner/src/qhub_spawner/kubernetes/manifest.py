@@ -166,8 +166,15 @@ def _with_container(pod: Json, changes: Mapping[str, Any]) -> Json:
 
 
 def _container(profile: Profile, block: KubernetesBlock) -> Json:
-    limits, requests = {"cpu": f"{profile.cpu.millicores}m"}, {}
-    requests["cpu"] = f"{(block.cpu_request or profile.cpu).millicores}m"
+    limits: Json = {}
+    requests: Json = {}
+    # a profile that says nothing of cores leaves them to KubeSpawner's traits
+    cpu = profile.cpu if "cpu" in profile.model_fields_set else None
+    if cpu is not None:
+        limits["cpu"] = f"{cpu.millicores}m"
+    cpu_request = block.cpu_request or cpu
+    if cpu_request is not None:
+        requests["cpu"] = f"{cpu_request.millicores}m"
     if profile.memory is not None:
         limits["memory"] = str(profile.memory.bytes)
     memory = block.memory_request or profile.memory

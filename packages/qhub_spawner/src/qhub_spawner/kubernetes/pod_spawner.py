@@ -20,6 +20,7 @@ from traitlets import TraitError, default
 from traitlets.config import Config
 
 from qhub_spawner.launch import StartFailedError
+from qhub_spawner.profiles import Profile
 
 Json = dict[str, Any]
 
@@ -60,6 +61,8 @@ class PodSpawner(KubeSpawner):  # type: ignore[misc]  # kubespawner has no types
         made = cls(config=_config(owner.config, type(owner)), log=owner.log, **known)
         for name in handed.keys() - known.keys():
             setattr(made, name, handed[name])
+        # what a hook has put there for this server
+        made.environment = {**made.environment, **getattr(owner, "environment", {})}
         # JupyterHub's own setter would write to its database
         made._server = getattr(owner, "_server", None)
         return made
@@ -79,6 +82,20 @@ class PodSpawner(KubeSpawner):  # type: ignore[misc]  # kubespawner has no types
             except TraitError as error:
                 msg = f"The profile sets KubeSpawner's {name} to what it does not take: {error}"
                 raise StartFailedError(msg) from error
+
+    def fit(self, profile: Profile) -> None:
+        """Set the traits for what a profile says neutrally: the server's environment names them."""
+        block = profile.kubernetes
+        if "cpu" in profile.model_fields_set:
+            self.cpu_limit = self.cpu_guarantee = profile.cpu.millicores / 1000
+        if profile.memory is not None:
+            self.mem_limit = self.mem_guarantee = profile.memory.bytes
+        if block is not None and block.cpu_request is not None:
+            self.cpu_guarantee = block.cpu_request.millicores / 1000
+        if block is not None and block.memory_request is not None:
+            self.mem_guarantee = block.memory_request.bytes
+        if block is not None and block.image is not None:
+            self.image = block.image
 
     async def pod(self) -> Json:
         """Return the pod that the traits describe, as JSON."""

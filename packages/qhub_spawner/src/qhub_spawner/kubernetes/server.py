@@ -37,6 +37,7 @@ STATE_VERSION = 1
 _CONNECT_SECONDS = 0.05
 _LONGEST_CONNECT_SECONDS = 0.5
 _CREATE_SECONDS = 120.0
+_REPLACE_SECONDS = 15.0
 
 
 class KubernetesServer(BackendServer):
@@ -86,6 +87,7 @@ class KubernetesServer(BackendServer):
         pods = self.pods
         if profile.kubernetes is not None:
             pods.apply(profile.kubernetes.kubespawner)
+        pods.fit(profile)
         self.namespace, self.pod_name = pods.namespace, pods.pod_name
         self.spawn_id = names.new_spawn_id()
         self.name = names.record_name(self.backend.hub_id, self.spawn_id)
@@ -134,14 +136,12 @@ class KubernetesServer(BackendServer):
         Raises:
             StartFailedError: Kubernetes refused it; says why.
         """
-        api = self.backend.api
         created = await self._asked_for(pod)
         self.uid = created["metadata"]["uid"]
         self.backend.watch_pods.take(created)
         try:
             for kind, dependant in self.pods.dependants(created):
-                with _existing_is_fine():
-                    await api.create(kind, self.namespace, dependant)
+                await self._replace(kind, dependant)
         except KubernetesError as error:
             msg = f"What belongs to the server's pod could not be made: {error}"
             raise StartFailedError(msg) from error
@@ -150,6 +150,20 @@ class KubernetesServer(BackendServer):
             done = hook(self.pods, created)
             if inspect.isawaitable(done):
                 await done
+
+    async def _replace(self, kind: str, dependant: dict[str, Any]) -> None:
+        """Make what belongs to the pod, in the place of what belonged to an earlier one."""
+        name, deadline = dependant["metadata"]["name"], time.monotonic() + _REPLACE_SECONDS
+        while True:
+            try:
+                await self.backend.api.create(kind, self.namespace, dependant)
+            except KubernetesRefusedError as error:
+                if error.reason != "AlreadyExists" or time.monotonic() > deadline:
+                    raise
+            else:
+                return
+            await self.backend.api.delete(kind, self.namespace, name, grace=None)
+            await asyncio.sleep(0.25)
 
     async def _asked_for(self, pod: dict[str, Any]) -> dict[str, Any]:
         """Create the pod and what must be there before it; go on while Kubernetes is silent."""
@@ -242,7 +256,9 @@ class KubernetesServer(BackendServer):
             pod = await self._look()
             if self._ended is not None or pod is None:
                 why = self._ended.words if self._ended else "its pod is gone"
-                raise StartFailedError(_sentence(f"The server did not start: {why}"))
+                no_room = pod is not None and words.for_want_of_capacity(pod, self._events())
+                kind = NoCapacityError if no_room else StartFailedError
+                raise kind(_sentence(f"The server did not start: {why}"))
             if pod.running:
                 ran_since = ran_since or time.monotonic()
                 self._say(f"The server is starting on {pod.node}.", 70)
@@ -276,7 +292,7 @@ class KubernetesServer(BackendServer):
         if stuck is not None and waited > self.backend.stuck_patience:
             raise StartFailedError(_sentence(f"The server cannot start: {stuck}"))
         patient = not self._alternatives or waited < self.backend.capacity_patience
-        if not patient and words.for_want_of_capacity(pod, events):
+        if not patient and words.for_want_of_capacity(pod, events, datetime.now(UTC)):
             raise NoCapacityError(text)
 
     async def _look(self) -> Pod | None:

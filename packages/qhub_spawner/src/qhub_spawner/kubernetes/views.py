@@ -22,7 +22,7 @@ from qhub_spawner.kubernetes.names import SERVER_CONTAINER
 from qhub_spawner.kubernetes.nodes import Node
 from qhub_spawner.kubernetes.pods import Pod
 from qhub_spawner.kubernetes.slimming import slim, slim_node
-from qhub_spawner.kubernetes.watching import Watch
+from qhub_spawner.kubernetes.watching import Key, Watch
 from qhub_spawner.profiles import Profile
 from qhub_spawner.resources import KubernetesBlock
 
@@ -52,6 +52,7 @@ class Views:
         self._read_at: datetime | None = None
         self._requests: dict[str, tuple[Profile, Request]] = {}
         self._cluster: tuple[float, Cluster] | None = None
+        self._read: dict[Key, Pod] = {}
 
     async def look(
         self, profiles: tuple[Profile, ...], *, now: datetime
@@ -130,7 +131,7 @@ class Views:
         if not (nodes.known and pods.known):
             problem = "Kubernetes does not say now what is free"
             return {profile.slug: Availability(stale=True, problem=problem) for profile in profiles}
-        cluster = self._grouped(nodes, pods)
+        cluster = self._grouped(nodes)
         stale = not (nodes.current and pods.current)
         return {
             profile.slug: replace(
@@ -145,14 +146,19 @@ class Views:
             for profile in profiles
         }
 
-    def _grouped(self, nodes: Watch, pods: Watch) -> Cluster:
+    def _grouped(self, nodes: Watch) -> Cluster:
         """Work out at most once a second what everybody then sees."""
         if self._cluster is None or time.monotonic() - self._cluster[0] > 1:
-            cluster = Cluster.of(
-                map(Node.of, nodes.objects.values()), map(Pod.of, pods.objects.values())
-            )
+            cluster = Cluster.of(map(Node.of, nodes.objects.values()), self._read.values())
             self._cluster = time.monotonic(), cluster
         return self._cluster[1]
+
+    def _pod_changed(self, key: Key, found: Mapping[str, Any] | None) -> None:
+        """Read a pod once for each change, not at each look: there may be thousands."""
+        if found is None:
+            self._read.pop(key, None)
+        else:
+            self._read[key] = Pod.of(found)
 
     def _watches(self) -> tuple[Watch, Watch]:
         if self._nodes is None or self._pods is None:
@@ -160,5 +166,6 @@ class Views:
             self._nodes = Watch(api, collection("nodes", None), log, slim=slim_node)
             running = "status.phase!=Succeeded,status.phase!=Failed"
             self._pods = Watch(api, collection("pods", None), log, fields=running, slim=slim)
+            self._pods.on_change.append(self._pod_changed)
             self.tasks = [asyncio.ensure_future(watch.run()) for watch in (self._nodes, self._pods)]
         return self._nodes, self._pods
