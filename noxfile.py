@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nox
@@ -79,12 +82,45 @@ def tests(session: nox.Session) -> None:
     if "e2e" in rings:
         session.run("python", "tests/systems/debian.py", "chromium")
     counts = dict.fromkeys(("passed", "failed", "skipped"), 0)
-    for ring in rings:
-        for name, count in run_ring(session, ring, arguments).items():
-            counts[name] += count
+    with kubernetes_built_beside(session, needed=rings != ["unit"]) as wait:
+        for ring in rings:
+            if ring != "unit":
+                wait()
+            for name, count in run_ring(session, ring, arguments).items():
+                counts[name] += count
     print("{passed} passed, {failed} failed, {skipped} skipped".format(**counts), flush=True)
     if counts["failed"]:
         session.error("tests failed")
+
+
+@contextlib.contextmanager
+def kubernetes_built_beside(session: nox.Session, *, needed: bool) -> Iterator[Callable[[], None]]:
+    """Build Kubernetes' binaries and images while unit tests run, where the cache has none.
+
+    Gives what waits for it. A build that failed is told by the tests that miss it.
+    """
+    if not needed:
+        yield lambda: None
+        return
+    log = ROOT / "build" / "tests" / "kubernetes.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    python = str(Path(session.bin) / "python")
+    command = ["nice", "-n", "10", python, "-m", "tests.systems.kubernetes", "build"]
+    with log.open("w") as file:
+        build = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+
+    def wait() -> None:
+        if build.poll() is None:
+            print(f"Waiting for the build of Kubernetes; see {log.relative_to(ROOT)}.", flush=True)
+        if build.wait():
+            print(log.read_text()[-2000:], flush=True)
+
+    try:
+        yield wait
+    finally:
+        if build.poll() is None:
+            build.terminate()
+            build.wait()
 
 
 def run_ring(session: nox.Session, ring: str, arguments: list[str]) -> dict[str, int]:

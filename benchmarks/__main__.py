@@ -9,7 +9,7 @@ from types import FrameType
 
 from tests.systems.processes import SystemUnavailableError
 
-from . import form, poll, spawn, spawn_kubernetes, watch
+from . import form, mixed, poll, spawn, spawn_kubernetes, watch
 
 BENCHMARKS = {
     "poll": poll.run,
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "form": form.run,
     "spawn-kubernetes": spawn_kubernetes.run,
     "watch": watch.run,
+    "mixed": mixed.run,
 }
 
 
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--quick", action="store_true", help="a small run that shows that it works, not how fast"
     )
-    parser.add_argument("--runs", type=int, help="how often (spawn: 10, poll: 2, form: 1)")
+    parser.add_argument("--runs", type=int, help="how often (spawns: 10, poll: 2, others: 1)")
     parsed = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:

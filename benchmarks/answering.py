@@ -27,6 +27,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 4096
 
+    def handle_error(self, *_arguments: object) -> None:
+        """Say nothing: a busy hub may give up, and asks again."""
+
 
 class AnsweringServer:
     """A server for as long as the context lasts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import statistics
@@ -42,6 +43,27 @@ class Spread:
 def per_minute(count: float, seconds: float) -> float:
     """Return a count within `seconds` as a rate."""
     return count * 60 / seconds
+
+
+def lags(ticks: Sequence[float], interval: float) -> list[float]:
+    """Return how late a loop was for what is due every `interval` seconds.
+
+    Args:
+        ticks: When it came round to something that sleeps for `interval` each time, in seconds.
+        interval: The length of that sleep.
+
+    Returns:
+        One for each time that something was due; also for those that passed while the loop was
+        busy, when nothing could be noted.
+    """
+    found = []
+    for before, tick in itertools.pairwise(ticks):
+        late = max(0.0, tick - before - interval)
+        found.append(late)
+        while late > interval:
+            late -= interval
+            found.append(late)
+    return found
 
 
 def ratio(ours: float, other: float) -> float:

@@ -170,10 +170,10 @@ def addresses_here(cluster: KubernetesSystem) -> Iterator[None]:
     """
     route = ["local", str(cluster.places.addresses.fake_pods), "dev", "lo"]
     done = subprocess.run(
-        ["ip", "route", "add", *route], capture_output=True, text=True, check=False
+        ["ip", "route", "replace", *route], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        msg = f"`ip route add {' '.join(route)}` failed: {done.stderr.strip()}"
+        msg = f"`ip route replace {' '.join(route)}` failed: {done.stderr.strip()}"
         raise SystemUnavailableError(msg)
     try:
         yield

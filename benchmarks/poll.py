@@ -44,6 +44,7 @@ c.Spawner.http_timeout = 600
 c.SlurmSpawner.start_timeout = 7 * 24 * 3600
 """
 _OURS = """
+c.IdleRule.timeout = 0  # stock has no such rule: a service beside it would ask the servers
 c.SlurmBackend.hub_id = "bench"
 c.SlurmBackend.startup_timeout = 3600
 c.QHubSpawner.profiles = [

@@ -49,13 +49,16 @@ def last_line(
     bench: str,
     *,
     ours: float,
-    other: float,
-    ratio: float,
+    other: float | None,
+    ratio: float | None,
     runs: int,
     floor: float | None = None,
     more: Mapping[str, object] | None = None,
 ) -> str:
-    """Return the machine-readable line; no number in it has more than four digits that count."""
+    """Return the machine-readable line; no number in it has more than four digits that count.
+
+    Where there is no rival, `other` and `ratio` are ``None``.
+    """
     document: dict[str, object] = {
         "bench": bench,
         "ours": ours,

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from tests.systems.kubernetes import KubernetesSystem, sweep
 from tests.systems.kubernetes.kwok import SELECTOR, TOLERATION
@@ -50,6 +51,7 @@ c.Spawner.http_timeout = 600
 c.KubeSpawner.port = PORT
 """
 _OURS = """
+c.IdleRule.timeout = 0  # stock has no such rule: a service beside it would ask the servers
 c.KubernetesBackend.hub_id = HUB_ID
 c.KubernetesBackend.stuck_patience = 7 * 24 * 3600
 c.QHubSpawner.profiles = [
@@ -174,8 +176,13 @@ class Bench:
         hub.hub.deadline_seconds = START_SECONDS
         try:
             hub.start()  # makes its database, and the people in it
-            standing = self._muster(hub) if kind.pods else self._without_pods()
-            hub.hub.end()
+            pod = self._model(hub) if kind.pods else None
+            hub.hub.end()  # it would end pods that it does not know
+            standing = (
+                muster(self.cluster, hub.namespace, pod, USERS, self.size.running)
+                if pod is not None
+                else self._without_pods()
+            )
             servers = [kind.kept(each, self.port, HUB_ID) for each in standing]
             added = fill(hub.folder / "jupyterhub.sqlite", servers)
             if added != len(servers):
@@ -204,15 +211,15 @@ class Bench:
         }
         return "".join(f"{name} = {value!r}\n" for name, value in values.items()) + _COMMON
 
-    def _muster(self, hub: KubernetesHub) -> list[Standing]:
-        """Have the hub make one pod, and make the others like it."""
+    def _model(self, hub: KubernetesHub) -> Mapping[str, Any]:
+        """Have the hub start a server, and return the pod that it has made for it."""
         hub.start_server(USERS[0], {"profile": "fake"}, "model")
         hub.wait_ready(USERS[0], "model")
         (pod,) = hub.pods().values()
         hub.stop_server(USERS[0], "model")
         hub.wait_stopped(USERS[0], "model")
         dismiss(self.cluster, hub.namespace)
-        return muster(self.cluster, hub.namespace, pod, USERS, self.size.running)
+        return pod
 
     def _without_pods(self) -> list[Standing]:
         servers = [

@@ -1,6 +1,7 @@
-"""Take the pictures of the README: the real pages of a hub on a real Slurm, with some work on it.
+"""Take the pictures of the README: the real pages of a hub on a real Slurm and a real Kubernetes.
 
-As root on Debian, with the packages of the tests: ``python docs/images/take.py``
+Both have some work on them. As root on Debian, with the packages of the tests:
+``python docs/images/take.py``
 """
 
 from __future__ import annotations
@@ -15,10 +16,105 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from tests.e2e import browsing, site  # noqa: E402 - from the checkout
+from tests.systems.both_hub import BothHub  # noqa: E402
+from tests.systems.kubernetes import USER_IMAGE, KubernetesSystem  # noqa: E402
 from tests.systems.processes import wait_until  # noqa: E402
 from tests.systems.slurm import SlurmSystem  # noqa: E402
-from tests.systems.slurm_hub import SlurmHub  # noqa: E402
 
+PROFILES = f"""
+c.QHubSpawner.profiles = [
+    {{
+        "slug": "notebook",
+        "display_name": "Notebook",
+        "description": "Everyday analysis, in a job or in a pod.",
+        "default": True,
+        "cpu": 1,
+        "memory": "600 MiB",
+        "walltime": "8h",
+        "policy": "soonest",
+        "slurm": {{"partition": "general"}},
+        "kubernetes": {{"cpu_request": "100m", "memory_request": "64 MiB"}},
+    }},
+    {{
+        "slug": "general",
+        "display_name": "General",
+        "description": "A node of the cluster, shared with others.",
+        "cpu": 1,
+        "memory": "600 MiB",
+        "walltime": "1h",
+        "slurm": {{"partition": "general"}},
+    }},
+    {{
+        "slug": "highmem",
+        "display_name": "High memory",
+        "description": "For tables and graphs that must be in memory all at once.",
+        "cpu": 1,
+        "memory": "8 GiB",
+        "walltime": "2h",
+        "slurm": {{"partition": "highmem", "account": "research"}},
+    }},
+    {{
+        "slug": "gpu",
+        "display_name": "GPU",
+        "description": "Training and inference on one or two A100.",
+        "cpu": 1,
+        "memory": "2 GiB",
+        "gpu": {{"count": 1, "type": "a100"}},
+        "walltime": "2h",
+        "slurm": {{"partition": "gpu", "account": "research", "qos": "gpu"}},
+    }},
+    {{
+        "slug": "container",
+        "display_name": "Container",
+        "description": "Software in an image, one of ours or your own.",
+        "cpu": 1,
+        "memory": "1 GiB",
+        "walltime": "4h",
+        "options": {{
+            "image": {{
+                "display_name": "Image",
+                "choices": {{
+                    "standard": {{"display_name": "Standard", "description": "Python 3.13"}},
+                    "r": {{"display_name": "R", "description": "R 4.5 and RStudio"}},
+                }},
+                "free": {{
+                    "sets": "kubernetes.image",
+                    "pattern": "registry[.]example[.]org/.+:.+",
+                    "message": "an image of registry.example.org",
+                    "example": "registry.example.org/mine:1",
+                }},
+            }},
+            "memory": {{
+                "display_name": "Memory",
+                "choices": {{
+                    "normal": {{"display_name": "Normal"}},
+                    "double": {{"display_name": "Double", "overrides": {{"memory": "2 GiB"}}}},
+                }},
+            }},
+        }},
+        "kubernetes": {{
+            "image": "{USER_IMAGE}", "cpu_request": "100m", "memory_request": "64 MiB",
+        }},
+    }},
+    {{
+        "slug": "cloud-gpu",
+        "display_name": "Cloud GPU",
+        "description": "An H100 that is added when it is asked for.",
+        "cpu": 8,
+        "memory": "64 GiB",
+        "gpu": {{"count": 1, "type": "h100"}},
+        "walltime": "4h",
+        "kubernetes": {{"spot": True}},
+    }},
+]
+c.KubernetesBackend.availability_from = "nodes"
+c.KubernetesBackend.spot_pool = {{"node_selector": {{"pool": "spot"}}}}
+c.KubernetesBackend.scalable_pools = [{{
+    "labels": {{"pool": "spot", "nvidia.com/gpu.product": "h100"}},
+    "max_nodes": 4,
+    "allocatable": {{"cpu": "15", "memory": "110Gi", "nvidia.com/gpu": "1"}},
+}}]
+"""
 WIDTH = 1280
 SLEEP = "sleep 3600"
 LARGEST_BYTES = 250_000
@@ -53,7 +149,7 @@ def take(page: Page, name: str) -> None:
         sys.exit(f"{path} is larger than {LARGEST_BYTES // 1000} kB")
 
 
-def visit(browser: Browser, hub: SlurmHub, name: str, scheme: str = "light") -> Page:
+def visit(browser: Browser, hub: BothHub, name: str, scheme: str = "light") -> Page:
     """Open the hub as a person."""
     context = browser.new_context(
         viewport={"width": WIDTH, "height": 900},
@@ -69,8 +165,10 @@ def visit(browser: Browser, hub: SlurmHub, name: str, scheme: str = "light") -> 
 
 def main() -> None:
     """Take all of them."""
-    with SlurmSystem() as slurm, browsing.chromium() as browser:
-        hub = SlurmHub(slurm, profiles=site.PROFILES, config=site.CONFIG)
+    with SlurmSystem() as slurm, KubernetesSystem() as cluster, browsing.chromium() as browser:
+        hub = BothHub(
+            slurm, cluster, profiles=PROFILES, config=site.CONFIG, rights={"see_nodes": True}
+        )
         try:
             hub.start()
             for name in ("alice", "bob"):
@@ -84,7 +182,7 @@ def main() -> None:
             )
             for scheme in ("light", "dark"):
                 page = visit(browser, hub, "alice", scheme)
-                browsing.choose(page, "gpu" if scheme == "dark" else "general")
+                browsing.choose(page, "container" if scheme == "light" else "notebook")
                 take(page, "options-page" + ("-dark" if scheme == "dark" else ""))
 
             for _ in range(3):

@@ -98,6 +98,35 @@ def test_the_check_on_slurm(place: Path) -> None:
     assert left(place) == []
 
 
+def test_the_check_on_kubernetes(place: Path) -> None:
+    """On a real Kubernetes the kernel runs as the person, in the pod and on the node it names."""
+    if os.geteuid() != 0:
+        missing("Kubernetes", SystemUnavailableError("it needs root"))
+    line = last_line_of_check(place, "kubernetes")
+    assert re.fullmatch(
+        r"ok: alice chose gpu; pod jupyter-alice on node1 in namespace people with 1 GPU was "
+        r"ready after [\d.]+ s; its kernel said: 6 x 7 = 42, as alice, Python [\d.]+; "
+        r"stopped in [\d.]+ s",
+        line,
+    )
+    assert left(place) == []
+
+
+def test_the_check_on_both(place: Path) -> None:
+    """A job and a pod of one person have one uid and one home: the pod reads what the job wrote."""
+    if os.geteuid() != 0:
+        missing("Slurm and Kubernetes", SystemUnavailableError("they need root"))
+    line = last_line_of_check(place, "both")
+    said = r"its kernel said: 6 x 7 = 42, as alice, Python [\d.]+; stopped in [\d.]+ s"
+    assert re.fullmatch(
+        r"ok: alice chose general; job \d+ on cn01 in partition general was ready after [\d.]+ s; "
+        rf"{said}, then chose container; pod jupyter-alice on node1 in namespace people was ready "
+        rf"after [\d.]+ s; {said}; both ran with uid \d+, and it read what general had written",
+        line,
+    )
+    assert left(place) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_all_that_runs(place: Path, number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM end hub, proxy, and a person's server, and remove the folder."""

@@ -106,3 +106,37 @@ def drill(drill_on: Callable[..., Any]) -> Any:
 def drill_by(drill_on: Callable[..., Any], transport: str) -> Any:
     """The shared hub of each transport in turn."""
     return drill_on(transport)
+
+
+@pytest.fixture(scope="session")
+def shared_kubernetes_drill() -> Iterator[dict[str, Any]]:
+    """The hub on Kubernetes that one drill after the other uses."""
+    from tests.integration.kubernetes_drills import end
+
+    drills: dict[str, Any] = {}
+    yield drills
+    for drill in drills.values():
+        end(drill)
+
+
+@pytest.fixture
+def kubernetes_drill(
+    kubernetes: Any, user_bin: Any, shared_kubernetes_drill: dict[str, Any]
+) -> Iterator[Any]:
+    """Give a drill the hub on Kubernetes; after it everything is stopped.
+
+    A hub that cannot be cleaned is given up.
+    """
+    from tests.integration.kubernetes_drills import clean, end, make_drill
+
+    drills = shared_kubernetes_drill
+    if "shared" not in drills:
+        drills["shared"] = make_drill(kubernetes, f"drill{next(_NUMBERS)}")
+    drill = drills["shared"]
+    yield drill
+    try:
+        clean(drill)
+    except (AssertionError, OSError, NotReadyError, KeyError, TypeError):
+        drills.pop("shared")
+        end(drill)
+        raise

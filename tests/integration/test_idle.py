@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest
+from tornado.websocket import websocket_connect
 
 from tests.systems.hub import HubSystem
 from tests.systems.processes import wait_until
@@ -178,3 +180,50 @@ def test_the_promise_outlives_the_hub(hub: HubSystem, server: str) -> None:
     wait_until(lambda: ready(hub, server), 30, "the adopted server")
     assert idle(hub, server)["extended_until"] is not None
     lives_through(hub, server, TIMEOUT + 2)
+
+
+async def type_in_a_terminal(hub: Any, words: str) -> None:
+    """Open a terminal of alice's server as a browser does, type, and close the tab."""
+    base = f"{hub.url}user/alice/"
+    headers = {"Authorization": f"token {hub.user_token('alice')}"}
+    asked = HTTPRequest(f"{base}api/terminals", method="POST", body="{}", headers=headers)
+    name = json.loads((await AsyncHTTPClient().fetch(asked)).body)["name"]
+    address = f"{base.replace('http', 'ws', 1)}terminals/websocket/{name}"
+    socket = await websocket_connect(HTTPRequest(address, headers=headers))
+    said = ""
+    while not said.rstrip().endswith(("$", "#")):  # the shell's prompt
+        kind, text = json.loads(await asyncio.wait_for(socket.read_message(), 20))
+        said += text if kind == "stdout" else ""
+    await socket.write_message(json.dumps(["stdin", f"{words}\r"]))
+    await asyncio.sleep(0.5)
+    socket.close()
+
+
+async def test_a_silent_terminal(hub_on: Any, kubernetes: Any) -> None:
+    """A program in a terminal is work, on Slurm and in a pod, though it says nothing."""
+    from tests.systems.kubernetes_hub import KubernetesHub
+
+    on_pods = KubernetesHub(kubernetes)
+    on_pods.start()
+    try:
+        hubs = {"slurm": hub_on(), "kubernetes": on_pods}
+        for hub in hubs.values():
+            hub.add_user("alice")
+            hub.start_server("alice", {})
+            hub.wait_ready("alice")
+            assert hub.api("GET", "users/alice/qhub/idle").json["busy"] is None
+            await type_in_a_terminal(hub, "sleep 300")
+
+        def busy(hub: Any) -> str:
+            return str(hub.api("GET", "users/alice/qhub/idle").json["busy"] or "")
+
+        for name, hub in hubs.items():
+            said = await asyncio.to_thread(
+                wait_until, lambda hub=hub: busy(hub), 90, name, poll_seconds=2
+            )
+            assert said == "a program runs in a terminal"
+        on_pods.stop_server("alice")
+        on_pods.wait_stopped("alice")
+    finally:
+        on_pods.stop()
+        on_pods.tidy()

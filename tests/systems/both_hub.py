@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,7 +73,11 @@ class BothHub(SlurmHub):
             profiles=lines + profiles,
             config=config,
             hub_address=cluster.host_address,
-            environment={"KUBECONFIG": str(kubeconfig), **(environment or {})},
+            environment={
+                "KUBECONFIG": str(kubeconfig),
+                "JUPYTERHUB_CRYPT_KEY": secrets.token_hex(32),
+                **(environment or {}),
+            },
             **options,
         )
 

@@ -118,6 +118,10 @@ def offer_folder(cluster: KubernetesSystem, namespace: str, name: str, folder: P
             },
         },
     )
+    path = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}"
+    # a pod that comes earlier is looked at again only after some seconds
+    bound = lambda: cluster.request("GET", path)["status"].get("phase") == "Bound"  # noqa: E731
+    cluster.wait_until(bound, 30, f"the claim {name} bound")
 
 
 def pods_in(cluster: KubernetesSystem, namespace: str) -> dict[str, dict[str, Any]]:

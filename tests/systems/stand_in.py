@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
+import socket
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +19,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 kept: list[bytearray] = []
+LIFE = secrets.token_hex(8)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -35,6 +38,8 @@ class Handler(BaseHTTPRequestHandler):
                 "server": os.environ.get("JUPYTERHUB_SERVER_NAME", ""),
                 "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
                 "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "life": LIFE,
             }
         ).encode()
         self.send_response(200)

@@ -127,7 +127,8 @@ def test_overlays_merge() -> None:
         "OMP_NUM_THREADS",
         "EXTRA",
     }
-    assert [each["mountPath"] for each in first["volumeMounts"]] == ["/data", "/more", "/dev/shm"]
+    paths = [each["mountPath"] for each in first["volumeMounts"]]
+    assert paths == ["/data", "/more", "/dev/shm", "/etc/qhub-work"]
     assert pod["spec"]["volumes"][0]["hostPath"] == {"path": "/srv"}
     assert pod["spec"]["hostname"] == "lab"
 
@@ -163,7 +164,10 @@ def test_the_person() -> None:
     assert variables["HOME"] == "/home/alice"
     assert variables["LD_PRELOAD"] == "libnss_wrapper.so"
     assert "alice:x:20001:20001:" in pod["metadata"]["annotations"]["qhub.dev/passwd"]
-    assert container["command"] == ["/bin/sh", "-c", 'umask 0002; exec "$@"', "qhub"]
+    shell, option, text, name = container["command"]
+    assert (shell, option, name) == ("/bin/sh", "-c", "qhub")
+    assert text.startswith("umask 0002; ")
+    assert text.endswith(' & exec "$@"')
     assert container["args"] == ["jupyterhub-singleuser", "--debug"]
     assert not pod["spec"].get("initContainers")
     assert "lifecycle" not in container
@@ -228,6 +232,29 @@ def test_paths_of_any_name(name: str) -> None:
 def test_paths_of_two_names_differ(one: str, other: str) -> None:
     """No two people and no two groups share a folder."""
     assert (path_part(one) == path_part(other)) == (one == other)
+
+
+def test_a_claim_is_mounted_once() -> None:
+    """Homes and shared folders on one claim, which the profile mounts, too: one volume for all."""
+    claim = {"persistentVolumeClaim": {"claimName": "files"}}
+    storage = Storage(home_volume=claim, home_folder="homes/{user}", shared_volume=claim)
+    for block, name in (({}, "qhub-homes"), ({"volumes": {"all": claim}}, "all")):
+        known = Identity.model_validate(ALICE)
+        pod = made(known, Settings(storage=storage), kubernetes=block)
+        claims = [each for each in pod["spec"]["volumes"] if "persistentVolumeClaim" in each]
+        assert claims == [{**claim, "name": name}]
+        mounts = server(pod)["volumeMounts"]
+        assert {each["name"] for each in mounts if "subPath" in each} == {name}
+
+
+def test_an_ended_server_is_not_started_again() -> None:
+    """Kubernetes' own default is to start containers again and again; a configured policy stays."""
+    assert made()["spec"]["restartPolicy"] == "Never"
+    block = {"pod": {"restartPolicy": "OnFailure"}}
+    assert made(kubernetes=block)["spec"]["restartPolicy"] == "OnFailure"
+    base = {"spec": {**BASE["spec"], "restartPolicy": "Always"}}
+    pod = completed(base, profile(), user="alice")
+    assert pod["spec"]["restartPolicy"] == "Always"
 
 
 @pytest.mark.parametrize(

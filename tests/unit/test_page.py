@@ -250,6 +250,7 @@ def test_a_profile_in_json():
                 "words": "about 14:32 UTC (in 25 min)",
             },
             "scale_up": False,
+            "backend": None,
             "as_of": "2026-03-09T13:55:30Z",
             "stale": True,
             "problem": "Slurm does not answer",
@@ -328,13 +329,15 @@ def test_who_says_when_it_starts(start, words, headline, source):
 
 def test_a_node_that_has_to_be_added_first():
     """A pool that grows takes minutes: that is said where it would be "unknown"."""
-    known = {"general": Availability(nodes_idle=0, scale_up=True)}
+    known = {"general": Availability(nodes_idle=0, nodes_total=0, cpus_free=0, scale_up=True)}
     answer = profile_of(model(availability=known), "general")["availability"]
     assert answer["scale_up"] is True
-    assert answer["words"]["headline"] == "A node has to be added first, which takes some minutes"
-    assert answer["words"]["source"] == ""
+    assert answer["words"]["headline"] == "Starts in some minutes"
+    assert answer["words"]["source"] == "a node has to be added first"
+    assert answer["words"]["nodes"] == ""
     card_of_it = card(page(model(availability=known)), "general")
-    assert "A node has to be added first" in card_of_it.select(".qhub-start")[0].text
+    assert "Starts in some minutes" in card_of_it.select(".qhub-start")[0].text
+    assert card_of_it.select(".qhub-live")[0]["data-start"] == "at"
     now = {"general": Availability(start=StartEstimate("now", source="quota"), scale_up=True)}
     words = profile_of(model(availability=now), "general")["availability"]["words"]
     assert (words["headline"], words["source"]) == ("Starts now", "as far as the quota goes")
@@ -386,6 +389,38 @@ def test_old_figures_say_their_age(known, words):
     assert answer["words"]["stale"] == words
 
 
+@pytest.mark.parametrize(
+    ("known", "headline"),
+    [
+        (
+            Availability(start=StartEstimate("now"), backend="kubernetes"),
+            "Starts now on Kubernetes",
+        ),
+        (Availability(start=StartEstimate("now"), backend="slurm"), "Starts now on Slurm"),
+        (Availability(start=StartEstimate("now")), "Starts now"),
+        (Availability(as_of=NOW, backend="kubernetes"), ""),
+        (
+            Availability(cpus_free=0, problem="the quota is full", backend="kubernetes"),
+            "Does not start now on Kubernetes",
+        ),
+    ],
+)
+def test_of_several_backends_the_headline_names_the_one_it_is_about(known, headline):
+    """Where it starts soonest is said, and what has no figures says nothing."""
+    profiles = [{"slug": "any", "display_name": "Any", "slurm": {}, "kubernetes": {}}]
+    answer = profile_of(model(profiles, availability={"any": known}), "any")["availability"]
+    assert answer["words"]["headline"] == headline
+    assert answer["backend"] == (known.backend or None)
+
+
+def test_what_waits_on_kubernetes_are_pods():
+    """A cluster without jobs does not speak of them."""
+    known = {"general": Availability(jobs_waiting=2, backend="kubernetes")}
+    answer = profile_of(model(availability=known), "general")["availability"]
+    assert answer["words"]["jobs"] == "2 pods waiting"
+    assert answer["words"]["headline"] == "Start time unknown"
+
+
 def test_a_total_of_none_is_said_without_nonsense():
     """A partition without GPUs or nodes is not "0 of no GPUs"."""
     known = {"general": Availability(nodes_idle=0, nodes_total=0, gpus_free=2)}
@@ -421,9 +456,9 @@ def test_profiles_are_described_by_what_they_are():
 @pytest.mark.parametrize(
     ("policy", "where"),
     [
-        ("first", "Slurm, partition general"),
-        ("ask", "Slurm, partition general or the hub's own machine"),
-        ("soonest", "Slurm, partition general or the hub's own machine, where it starts soonest"),
+        ("first", "Slurm (partition general), else Kubernetes"),
+        ("ask", "Slurm (partition general) or Kubernetes"),
+        ("soonest", "Slurm (partition general) or Kubernetes, where it starts soonest"),
     ],
 )
 def test_where_it_runs(policy, where):
@@ -432,10 +467,17 @@ def test_where_it_runs(policy, where):
         "slug": "both",
         "display_name": "Both",
         "slurm": {"partition": "general"},
-        "local": {},
+        "kubernetes": {},
         "policy": policy,
     }
     assert profile_of(model([both]), "both")["words"]["where"] == where
+
+
+def test_where_it_runs_may_end() -> None:
+    """Whoever chooses nodes that may be taken away is told."""
+    spot = {"slug": "spot", "display_name": "Spot", "kubernetes": {"spot": True}}
+    where = profile_of(model([spot]), "spot")["words"]["where"]
+    assert where == "Kubernetes, on nodes that may be taken away"
 
 
 # --- the page

@@ -98,6 +98,7 @@ def connect(places: Places, pid: int) -> None:
     """
     addresses = places.addresses
     link, far = addresses.link, "host0"
+    disconnect(link)  # the slot is ours: it is of an instance that was killed, in another folder
     prefix = addresses.link_prefix
     inside = enter(pid, [])
     ip = program("ip")

@@ -59,6 +59,7 @@ class Availability:
         stale: The last reading failed, this is an older one.
         problem: Why nothing newer is known, in words.
         scale_up: It would start once a machine has been added, which the system does by itself.
+        backend: Whose figures these are; empty where nobody says.
     """
 
     nodes_idle: int | None = None
@@ -72,3 +73,4 @@ class Availability:
     stale: bool = False
     problem: str | None = None
     scale_up: bool = False
+    backend: str = ""

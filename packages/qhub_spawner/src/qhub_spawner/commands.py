@@ -2,12 +2,14 @@
 
 ``check`` reads a profiles file as the hub would; ``schema`` prints its JSON Schema; ``show`` prints
 what would be submitted; ``convert`` makes a profiles file of KubeSpawner's profile list;
-``install-door`` and ``sudoers`` set up the one sudo rule of the command-line transport.
+``manifests`` prints what a hub needs in a Kubernetes cluster; ``install-door`` and ``sudoers`` set
+up the one sudo rule of the command-line transport.
 """
 
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import json
 import os
 import re
@@ -16,14 +18,15 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from qhub_spawner.access import Person, select
+from qhub_spawner.access import Person
 from qhub_spawner.catalogue import load
 from qhub_spawner.conversion import converted
 from qhub_spawner.conversion.sources import find, known_traits
 from qhub_spawner.conversion.writing import profiles_file
 from qhub_spawner.errors import QHubSpawnerError
+from qhub_spawner.kubernetes import rights
 from qhub_spawner.schema import json_schema
-from qhub_spawner.slurm import script
+from qhub_spawner.showing import Asked, as_yaml, show
 from qhub_spawner.slurm.commandline import CommandLine
 
 DOOR = "/usr/local/libexec/qhub-slurm-door"
@@ -31,6 +34,8 @@ _ACCOUNT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 _ALIAS = re.compile(r"[A-Z][A-Z0-9_]*")  # sudoers(5): ALL, and what a site may have defined
 # To sudo, a path that ends in a slash is every command of that folder.
 _PATH = re.compile(r"(/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_.+\-]+)+")
+_KUBERNETES_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_LARGEST_PORT = 65535
 
 
 def sudoers(*, hub_user: str, runas: str, door: str, slurm_bin: str, slurm_conf: str | None) -> str:
@@ -79,36 +84,44 @@ def install_door(target: Path) -> None:
     part.replace(target)
 
 
-def show(profiles: str, slug: str | None, person: Person, options: dict[str, str]) -> str:
-    """Return the batch job that a choice would become, without the server's secrets.
+def manifests(arguments: argparse.Namespace) -> str:
+    """Return what a hub needs in a cluster, as YAML that ``kubectl apply`` takes.
 
     Raises:
-        QHubSpawnerError: The profiles are not usable, or the person may not have that.
+        ValueError: A value is not what Kubernetes takes; says what would be.
     """
-    asked: dict[str, object] = {"options": options}
-    if slug:
-        asked["profile"] = slug
-    selection = select(load(profiles), person, asked)
-    profile = selection.profile
-    if selection.backend != "slurm":
-        return f"# {selection.slug}: a process on the hub's machine\njupyterhub-singleuser\n"
-    submission = script.Submission(
-        name="qhub-HUB-SPAWN",
-        comment=script.comment("HUB", person.name, "", "SPAWN"),
-        options=script.options_of(profile, script.Defaults()),
-        script=script.batch_script(profile, ("jupyterhub-singleuser",), script.Defaults()),
-        environment={},
+    for option in ("namespace", "hub_namespace", "service_account"):
+        value = getattr(arguments, option)
+        if value and _KUBERNETES_NAME.fullmatch(value) is None:
+            msg = (
+                f"--{option.replace('_', '-')} {value!r}: expected up to 63 lower-case letters, "
+                "digits and dashes, e.g. people"
+            )
+            raise ValueError(msg)
+    if not 0 < arguments.server_port <= _LARGEST_PORT:
+        msg = f"--server-port {arguments.server_port}: expected 1 to {_LARGEST_PORT}"
+        raise ValueError(msg)
+    site = rights.Site(
+        namespace=arguments.namespace,
+        hub_namespace=arguments.hub_namespace,
+        service_account=arguments.service_account,
+        server_port=arguments.server_port,
+        see_nodes=arguments.see_nodes,
+        storage_claims=arguments.storage_claims,
+        internal_ssl=arguments.internal_ssl,
+        user_namespaces=arguments.user_namespaces,
+        api_servers=_networks("--api-server", arguments.api_server),
+        hub_networks=_networks("--hub-network", arguments.hub_network),
     )
-    program = script.bootstrap().rstrip("\n")
-    short = submission.script.replace(program, "# ... qhub_spawner/singleuser.py ...")
-    variables = "".join(f"#   {name}\n" for name in sorted(profile.environment.variables))
-    return (
-        f"# sbatch, run as {person.name}, with:\n"
-        + "".join(f"#   {argument}\n" for argument in submission.arguments)
-        + "# its environment, which is never shown, adds to the hub's:\n"
-        + variables
-        + short
-    )
+    return as_yaml(*rights.manifests(site))
+
+
+def _networks(option: str, values: Sequence[str]) -> tuple[str, ...]:
+    try:
+        return tuple(str(ipaddress.ip_network(value)) for value in values)
+    except ValueError as error:
+        msg = f"{option}: {error}; expected an address or network, e.g. 198.51.100.7/32"
+        raise ValueError(msg) from error
 
 
 def convert(source: Path, output: Path | None, *, force: bool) -> str:
@@ -155,10 +168,15 @@ def _parser() -> argparse.ArgumentParser:
     shown.add_argument("--user", default="user", help="who asks (default: user)")
     shown.add_argument("--group", action="append", default=[], help="a group of theirs; repeat it")
     shown.add_argument("--option", action="append", default=[], metavar="NAME=VALUE")
+    shown.add_argument(
+        "--config", type=Path, metavar="FILE", help="jupyterhub_config.py (executed)"
+    )
+    shown.add_argument("--identity", type=Path, metavar="FILE", help="their auth_state['qhub']")
     move = verbs.add_parser("convert", help="make a profiles file of KubeSpawner's profile_list")
     move.add_argument("file", type=Path, help="jupyterhub_config.py (executed), values.yaml, …")
     move.add_argument("--output", type=Path, metavar="FILE", help="write it, instead of printing")
     move.add_argument("--force", action="store_true", help="write over FILE")
+    _add_manifests(verbs.add_parser("manifests", help="print what a hub needs in a cluster"))
     install = verbs.add_parser("install-door", help="install the command that sudo may run")
     install.add_argument("--to", type=Path, default=Path(DOOR), metavar="FILE")
     rule = verbs.add_parser("sudoers", help="print the sudo rule; put it in /etc/sudoers.d/qhub")
@@ -168,6 +186,27 @@ def _parser() -> argparse.ArgumentParser:
     rule.add_argument("--slurm-bin", default="/usr/bin")
     rule.add_argument("--slurm-conf")
     return parser
+
+
+def _add_manifests(needs: argparse.ArgumentParser) -> None:
+    needs.add_argument("--namespace", required=True, help="where people's servers run")
+    needs.add_argument("--hub-namespace", default="", help="where the hub runs (default: the same)")
+    needs.add_argument("--service-account", default="hub", help="the hub's (default: hub)")
+    needs.add_argument("--see-nodes", action="store_true", help="for availability_from = 'nodes'")
+    needs.add_argument("--storage-claims", action="store_true", help="for storage_pvc_ensure")
+    needs.add_argument("--internal-ssl", action="store_true", help="for c.JupyterHub.internal_ssl")
+    needs.add_argument(
+        "--user-namespaces", action="store_true", help="for c.KubeSpawner.enable_user_namespaces"
+    )
+    needs.add_argument(
+        *("--api-server",), action="append", default=[], metavar="CIDR",
+        help="the API server, which servers must not reach; repeat it",
+    )  # fmt: skip
+    needs.add_argument(
+        *("--hub-network",), action="append", default=[], metavar="CIDR",
+        help="where hub and proxy connect from, if they are not pods; repeat it",
+    )  # fmt: skip
+    needs.add_argument("--server-port", type=int, default=8888, help="c.KubeSpawner.port")
 
 
 def _run(arguments: argparse.Namespace) -> str:
@@ -183,9 +222,20 @@ def _run(arguments: argparse.Namespace) -> str:
     if arguments.verb == "show":
         options = dict(option.partition("=")[::2] for option in arguments.option)
         person = Person(arguments.user, frozenset(arguments.group))
-        return show(arguments.file, arguments.profile, person, options)
+        return show(
+            Asked(
+                arguments.file,
+                person,
+                arguments.profile,
+                options,
+                arguments.config,
+                arguments.identity,
+            )
+        )
     if arguments.verb == "convert":
         return convert(arguments.file, arguments.output, force=arguments.force)
+    if arguments.verb == "manifests":
+        return manifests(arguments)
     if arguments.verb == "install-door":
         install_door(arguments.to)
         if os.geteuid() != 0:

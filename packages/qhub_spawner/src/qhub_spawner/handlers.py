@@ -12,7 +12,7 @@ import jupyterhub.handlers
 from batchspawner.api import BatchSpawnerAPIHandler
 from jupyterhub.apihandlers.base import APIHandler
 from jupyterhub.app import JupyterHub
-from jupyterhub.handlers.pages import SpawnHandler
+from jupyterhub.handlers.pages import HealthCheckHandler, SpawnHandler
 from jupyterhub.scopes import needs_scope
 from tornado import web
 from traitlets import TraitError
@@ -20,9 +20,10 @@ from traitlets import TraitError
 from qhub_spawner import idle_handlers
 from qhub_spawner.errors import ConfigurationError
 from qhub_spawner.launch import AddressRefusedError, ServerAddress
-from qhub_spawner.runtime import attach
+from qhub_spawner.runtime import SETTING, attach
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.\-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:.]{2,45}")
+_PHRASE = re.compile(r"[A-Za-z0-9 .,%-]{1,100}")
 _LARGEST_PORT = 65535
 
 
@@ -56,7 +57,39 @@ class OwnProfilesHandler(ProfilesHandler):
         await super().get(user.name)
 
 
-class AddressHandler(APIHandler):  # type: ignore[misc]
+class ServerHandler(APIHandler):  # type: ignore[misc]
+    """What a server tells the hub of itself, with its own token."""
+
+    def spawner_of_token(self) -> Any:
+        """Return the spawner of the server whose token came with the request."""
+        token = self.get_auth_token()
+        user = self.current_user
+        for spawner in getattr(user, "spawners", {}).values():
+            if token and getattr(spawner, "backend_server", None) and spawner.owns_token(token):
+                return spawner
+        raise web.HTTPError(403, "this is not the token of a server that runs or is starting")
+
+
+class BusyHandler(ServerHandler):
+    """``POST /api/qhub/busy``: a server tells that it works though nobody looks."""
+
+    @web.authenticated
+    async def post(self) -> None:
+        """Take ``{"what": …}``, a phrase; 204."""
+        spawner = self.spawner_of_token()
+        body = self.get_json_body()
+        what = body.get("what") if isinstance(body, dict) else None
+        if not isinstance(body, dict) or set(body) != {"what"}:
+            raise web.HTTPError(400, "expected an object with what, and nothing else")
+        if not isinstance(what, str) or _PHRASE.fullmatch(what) is None:
+            raise web.HTTPError(400, "what: expected at most 100 plain characters on one line")
+        rule = self.settings[SETTING].idle
+        if rule is not None and spawner.ready:
+            rule.told(spawner, what)
+        self.set_status(204)
+
+
+class AddressHandler(ServerHandler):
     """``POST /api/qhub/address``: a server tells where it listens, with its own token.
 
     Host and port, and nothing else, can be set this way.
@@ -65,7 +98,7 @@ class AddressHandler(APIHandler):  # type: ignore[misc]
     @web.authenticated
     async def post(self) -> None:
         """Take ``{"host": …, "port": …}``; 204 when the hub has it."""
-        spawner = self._spawner_of_token()
+        spawner = self.spawner_of_token()
         address = self._address()
         try:
             moved = await spawner.backend_server.accept_address(address)
@@ -77,14 +110,6 @@ class AddressHandler(APIHandler):  # type: ignore[misc]
             if spawner.ready:
                 await self.proxy.add_user(spawner.user, spawner.name)
         self.set_status(204)
-
-    def _spawner_of_token(self) -> Any:
-        token = self.get_auth_token()
-        user = self.current_user
-        for spawner in getattr(user, "spawners", {}).values():
-            if token and getattr(spawner, "backend_server", None) and spawner.owns_token(token):
-                return spawner
-        raise web.HTTPError(403, "this is not the token of a server that is starting")
 
     def _address(self) -> ServerAddress:
         body = self.get_json_body()
@@ -123,16 +148,35 @@ class PreselectingSpawnHandler(SpawnHandler):  # type: ignore[misc]
         return super()._get_user_options(query_options)
 
 
+class HealthHandler(HealthCheckHandler):  # type: ignore[misc]
+    """``/health``: also says when a backend has stopped working for good."""
+
+    def get(self) -> None:
+        """Answer 200, or 503 with what is wrong where only the administrator can mend it."""
+        runtime = self.settings.get(SETTING)
+        problems = runtime.problems() if runtime is not None else []
+        if problems:
+            self.set_status(503)
+            self.finish("\n".join(problems) + "\n")
+            return
+        super().get()
+
+    head = get
+
+
 _API = [
     (r"/api/qhub/profiles", OwnProfilesHandler),
     (r"/api/users/([^/]+)/qhub/profiles", ProfilesHandler),
     (r"/api/qhub/address", AddressHandler),
+    (r"/api/qhub/busy", BusyHandler),
     *idle_handlers.ROUTES,
 ]
 _PAGES = [
     (r"/spawn", PreselectingSpawnHandler),
     (r"/spawn/([^/]+)", PreselectingSpawnHandler),
     (r"/spawn/([^/]+)/([^/]+)", PreselectingSpawnHandler),
+    (r"/health$", HealthHandler),
+    (r"/api/health$", HealthHandler),
     *idle_handlers.PAGES,
 ]
 

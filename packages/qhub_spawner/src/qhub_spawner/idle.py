@@ -28,6 +28,8 @@ Busy = Callable[[Any], "Awaitable[str | None] | str | None"]
 _TOKEN_SECONDS = 3600
 _ASK_SECONDS = 10.0
 _UNKNOWN_SECONDS = 120.0
+# a server that works says so once a minute; one word may get lost
+_TOLD_SECONDS = 150.0
 
 
 class AnswerError(Exception):
@@ -44,6 +46,7 @@ class Use:
         extended: Until when its person wants it kept.
         asked: When it was asked, by the monotonic clock.
         known: Whether its last answer was one.
+        told: What it said of itself, and when by the monotonic clock.
     """
 
     active: datetime
@@ -51,6 +54,7 @@ class Use:
     extended: datetime | None = None
     asked: float = 0.0
     known: bool = False
+    told: tuple[str, float] = ("", 0.0)
     token: tuple[str, float] = field(default=("", 0.0), repr=False)
 
 
@@ -204,6 +208,9 @@ class IdleRule(LoggingConfigurable):
         use.active = max(use.active, active)
 
     async def _asked(self, spawner: Any, use: Use) -> tuple[datetime, str]:
+        what, when = use.told
+        if what and time.monotonic() - when < _TOLD_SECONDS:
+            return datetime.now(UTC), what
         for says in (self._jobs, *self.busy_with):
             said = says(spawner)
             if isinstance(said, Awaitable):
@@ -225,6 +232,13 @@ class IdleRule(LoggingConfigurable):
             raise AnswerError("its status has no last_activity")
         # the newest of kernels' and terminals' output and of what a person did, without polling
         return datetime.fromisoformat(str(status["last_activity"])), ""
+
+    def told(self, spawner: Any, what: str) -> None:
+        """Take what a server says of its own work, see `qhub_spawner.work`."""
+        use = self._use((spawner.user.name, spawner.name), spawner)
+        now = datetime.now(UTC)
+        use.told, use.active = (what, time.monotonic()), now
+        self._record(spawner, now)
 
     def _jobs(self, spawner: Any) -> str | None:
         """Say which job of the person's own, submitted since the server started, is not over."""

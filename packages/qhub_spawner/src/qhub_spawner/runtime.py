@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from jupyterhub import orm
 from traitlets.config import LoggingConfigurable
 
 from qhub_spawner.access import Limits, Offer, Person, Selection, offered, select
-from qhub_spawner.availability import Availability, StartEstimate
+from qhub_spawner.availability import Availability
 from qhub_spawner.catalogue import Catalogue, load
 from qhub_spawner.errors import ConfigurationError, Problem
 from qhub_spawner.idle import IdleRule
@@ -129,6 +131,11 @@ class HubRuntime(LoggingConfigurable):
         backend.recorded = lambda: self.recorded()  # type: ignore[method-assign]  # noqa: PLW0108
         return backend
 
+    def problems(self) -> list[str]:
+        """Say what does not work any more, and will not by itself; empty where all is well."""
+        found = (getattr(backend, "problem", None) for backend in self._backends.values())
+        return [str(problem) for problem in found if problem]
+
     def watch_idle(self, app: Any) -> None:
         """Begin to look for idle servers."""
         self.idle = IdleRule(app)
@@ -202,22 +209,31 @@ class HubRuntime(LoggingConfigurable):
         }
         found: dict[str, Availability] = {}
         for whole in filter(None, wholes):
-            mine = [views[name].get(whole.slug) for name in whole.backends if name in views]
-            known = [view for view in mine if view is not None]
-            if known:
-                found[whole.slug] = known[_earliest(known)]
+            mine = [
+                replace(view, backend=name)
+                for name in whole.backends
+                if (view := views.get(name, {}).get(whole.slug)) is not None
+            ]
+            if mine:
+                found[whole.slug] = mine[_earliest(mine)]
         return found
 
 
-_START_ORDER = {"now": 0, "at": 1, "unknown": 2}
+# How long a machine that is added takes to be there, roughly: to compare it with other estimates.
+_SCALE_UP_SECONDS = 300.0
 
 
 def _earliest(views: Sequence[Availability | None]) -> int:
     """Return which of several is estimated to start first; of equals, the first."""
 
-    def wait(view: Availability | None) -> tuple[int, float]:
-        start = view.start if view is not None else StartEstimate()
-        return _START_ORDER[start.kind], start.at.timestamp() if start.at else 0.0
+    def wait(view: Availability | None) -> float:
+        if view is None:
+            return math.inf
+        if view.start.at is not None:
+            return max(0.0, view.start.at.timestamp() - time.time())
+        if view.start.kind == "now":
+            return 0.0
+        return _SCALE_UP_SECONDS if view.scale_up else math.inf
 
     waits = [wait(view) for view in views]
     return waits.index(min(waits))

@@ -368,6 +368,7 @@ class KubernetesBackend(LoggingConfigurable):
             collection("events", namespace),
             self.log,
             fields="involvedObject.kind=Pod",
+            bookmarks=False,
             slim=slim_event,
         )
         self.watch_events.on_change.append(self._event_changed)
@@ -390,6 +391,16 @@ class KubernetesBackend(LoggingConfigurable):
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._client is not None:
             await self._client.close()
+
+    @property
+    def problem(self) -> str | None:
+        """What only an administrator can mend; an API server that is away comes back by itself."""
+        over = next((task for task in self._tasks if task.done()), None)
+        if over is not None:
+            return "Kubernetes is not watched any more: a fault ended the watch; see the hub's log"
+        if self._tasks and self.watch_pods.refused:
+            return f"Kubernetes lets nobody watch the pods: {self.watch_pods.problem}"
+        return None
 
     async def availability(
         self, profiles: tuple[Profile, ...], user: str

@@ -11,10 +11,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 from qhub_spawner.identity import Identity, group_file, passwd_file, plain_name
-from qhub_spawner.kubernetes.names import GROUP, PASSWD, SERVER_CONTAINER
+from qhub_spawner.kubernetes.names import GROUP, PASSWD, SERVER_CONTAINER, WORK
 from qhub_spawner.profiles import Profile
 from qhub_spawner.resources import KubernetesBlock
 
@@ -23,7 +25,13 @@ Json = dict[str, Any]
 _LONGEST_PART, _LONGEST_KEPT = 240, 150
 NSS_FOLDER = "/etc/qhub"
 NSS_VOLUME = "qhub-names"
-_SHELL = 'umask 0002; exec "$@"'
+WORK_FOLDER = "/etc/qhub-work"
+WORK_VOLUME = "qhub-work"
+# What runs beside the server is the shell's child, and so the server's, which the shell becomes.
+_SHELL = (
+    "umask 0002; command -v python3 >/dev/null && "
+    f'exec python3 -IS {WORK_FOLDER}/work.py >/dev/null 2>&1 & exec "$@"'
+)
 # Kubernetes merges these lists by the key given (Pod v1, patchMergeKey); every other list is
 # replaced.
 _KEYED = {
@@ -144,6 +152,8 @@ def completed(
     if identity is not None:
         pod = _with_identity(pod, user, identity, settings)
     pod = _with_umask(pod)
+    # Kubernetes' own default would start a server again that its person has ended
+    pod["spec"].setdefault("restartPolicy", "Never")
     if settings.restricted:
         pod = _restricted(pod)
     pod = _with_container(pod, block.container)
@@ -240,32 +250,42 @@ def _lists(spec: Mapping[str, Any], block: KubernetesBlock, settings: Settings) 
 
 
 def _with_storage(pod: Json, user: str, identity: Identity | None, storage: Storage) -> Json:
-    volumes: list[Json] = []
     mounts: list[Json] = []
+    volume = ""
     home = identity.home if identity is not None else f"/home/{plain_name(user)}"
     if storage.home_volume:
-        volumes.append({**storage.home_volume, "name": "qhub-homes"})
+        pod, volume = _with_volume(pod, "qhub-homes", storage.home_volume)
         folder = storage.home_folder.format(user=path_part(user), home=home.strip("/"))
-        mounts.append({"name": "qhub-homes", "mountPath": home, "subPath": folder})
-    groups = identity.groups if identity is not None else ()
-    if storage.shared_volume and groups:
-        volumes.append({**storage.shared_volume, "name": "qhub-shared"})
-    for group in groups if storage.shared_volume else ():
+        mounts.append({"name": volume, "mountPath": home, "subPath": folder})
+    groups = identity.groups if identity is not None and storage.shared_volume else ()
+    if groups:
+        pod, volume = _with_volume(pod, "qhub-shared", storage.shared_volume)
+    for group in groups:
         path = "/".join(path_part(part) for part in group.path.strip("/").split("/"))
         mounts.append(
             {
-                "name": "qhub-shared",
+                "name": volume,
                 "mountPath": storage.shared_mount.format(path=path),
                 "subPath": storage.shared_folder.format(path=path),
                 "readOnly": group.access == "ro",
             }
         )
-    pod = merged(pod, {"spec": {"volumes": volumes}})
     container: Json = {"volumeMounts": mounts}
     if storage.home_volume:
         container["workingDir"] = home
         container["env"] = [{"name": "HOME", "value": home}]
     return _with_container(pod, container)
+
+
+def _with_volume(pod: Json, name: str, source: Mapping[str, Any]) -> tuple[Json, str]:
+    """Add a volume unless it is there, maybe by another name; returns the name it has.
+
+    A pod that names one claim twice never starts: the kubelet waits for the second one for ever.
+    """
+    for known in pod["spec"].get("volumes") or ():
+        if {key: value for key, value in known.items() if key != "name"} == source:
+            return pod, known["name"]
+    return merged(pod, {"spec": {"volumes": [{**source, "name": name}]}}), name
 
 
 def path_part(name: str) -> str:
@@ -348,6 +368,8 @@ def _file(path: str, annotation: str) -> Json:
 def _with_umask(pod: Json) -> Json:
     """Start the server with umask 0002: what it makes in a shared folder belongs to the group.
 
+    Beside it runs what tells the hub what it works at (`qhub_spawner.work`), if there is Python.
+
     The shell gets a fixed text; the command's own words are its arguments.
     """
     container = server_container(pod)
@@ -356,8 +378,20 @@ def _with_umask(pod: Json) -> Json:
         return pod  # the image's own command is not known here
     if not container.get("command"):
         words = list(container["args"])
-    changes = {"command": ["/bin/sh", "-c", _SHELL, "qhub"], "args": words}
+    changes = {
+        "command": ["/bin/sh", "-c", _SHELL, "qhub"],
+        "args": words,
+        "volumeMounts": [{"name": WORK_VOLUME, "mountPath": WORK_FOLDER, "readOnly": True}],
+    }
+    volume = {"name": WORK_VOLUME, "downwardAPI": {"items": [_file("work.py", WORK)]}}
+    pod = merged(pod, {"metadata": {"annotations": {WORK: _work()}}, "spec": {"volumes": [volume]}})
     return _with_container(pod, changes)
+
+
+@cache
+def _work() -> str:
+    """Return the program that tells the hub what the server works at."""
+    return (files("qhub_spawner") / "work.py").read_text(encoding="utf-8")
 
 
 # --- hardening

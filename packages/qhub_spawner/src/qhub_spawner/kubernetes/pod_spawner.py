@@ -14,7 +14,9 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 from jupyterhub.spawner import Spawner
+from kubernetes_asyncio.config import ConfigException
 from kubespawner import KubeSpawner
+from kubespawner.clients import shared_client
 from kubespawner.objects import make_owner_reference
 from traitlets import TraitError, default
 from traitlets.config import Config
@@ -48,17 +50,38 @@ _HANDED_OVER = (
 class PodSpawner(KubeSpawner):  # type: ignore[misc]  # kubespawner has no types
     """The traits of ``c.KubeSpawner``, for one server of a `QHubSpawner`."""
 
+    def __init__(self, *args: Any, cluster: bool = True, **kwargs: Any) -> None:  # noqa: ANN401
+        """Take the configuration.
+
+        Args:
+            args: As every spawner's.
+            cluster: Whether it fails where Kubernetes' address is not known; to show what would be
+                submitted, nobody is asked.
+            kwargs: As every spawner's.
+
+        Raises:
+            ConfigException: The address is not known.
+        """
+        try:
+            super().__init__(*args, **kwargs)
+        except ConfigException:
+            # KubeSpawner looks for it last of all: all else of it is ready
+            if cluster:
+                raise
+            self.api = shared_client("CoreV1Api")
+
     @default("cmd")
     def _server_command(self) -> list[str]:
         # KubeSpawner would take the image's own; the server is started with the person's umask
         return ["jupyterhub-singleuser"]
 
     @classmethod
-    def beside(cls, owner: HubSpawner) -> PodSpawner:
-        """Make the one of `owner`; the event loop must run, and Kubernetes' address be known."""
+    def beside(cls, owner: HubSpawner, *, cluster: bool = True) -> PodSpawner:
+        """Make the one of `owner`; the event loop must run. For `cluster` see `__init__`."""
         handed = {name: getattr(owner, name) for name in _HANDED_OVER if hasattr(owner, name)}
         known = {name: value for name, value in handed.items() if name in cls.class_trait_names()}
-        made = cls(config=_config(owner.config, type(owner)), log=owner.log, **known)
+        config = _config(owner.config, type(owner))
+        made = cls(config=config, log=owner.log, cluster=cluster, **known)
         for name in handed.keys() - known.keys():
             setattr(made, name, handed[name])
         # what a hook has put there for this server
@@ -99,7 +122,11 @@ class PodSpawner(KubeSpawner):  # type: ignore[misc]  # kubespawner has no types
 
     async def pod(self) -> Json:
         """Return the pod that the traits describe, as JSON."""
-        return self.plain(await self.get_pod_manifest())
+        pod = self.plain(await self.get_pod_manifest())
+        if not {"restartPolicy", "restart_policy"} & self.extra_pod_config.keys():
+            # KubeSpawner's own, OnFailure, is nobody's wish; see `manifest.completed` for ours
+            pod["spec"].pop("restartPolicy", None)
+        return pod
 
     async def hooked(self, pod: Json) -> Json:
         """Let ``modify_pod_hook`` of the configuration change the pod."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 
 from qhub_spawner.errors import KubernetesError
 from qhub_spawner.kubernetes.api import KubernetesApi
-from qhub_spawner.kubernetes.names import record_name
+from qhub_spawner.kubernetes.names import record_name, spawn_of
 from qhub_spawner.kubernetes.pods import Pod
 from qhub_spawner.kubernetes.watching import Watch
 
@@ -70,13 +70,13 @@ class Reaper:
     async def look(self) -> None:
         """Delete what has stood without an owner for long enough."""
         now, live = time.monotonic(), set(self.live())
-        pods = [Pod.of(found) for found in self.watch.objects.values()]
+        # of thousands of pods only those are read that no server owns
+        others = (found for found in self.watch.objects.values() if spawn_of(found) not in live)
         orphans = {
             pod.uid: pod
-            for pod in pods
-            if pod.uid and pod.hub_id == self.hub_id and pod.spawn_id not in live
-            and not pod.deleting
-        }  # fmt: skip
+            for pod in map(Pod.of, others)
+            if pod.uid and pod.hub_id == self.hub_id and not pod.deleting
+        }
         self._seen = {uid: self._seen.get(uid, now) for uid in orphans}
         due = [uid for uid, seen in self._seen.items() if now - seen >= self.patience_seconds]
         recorded = self.recorded() if due else ()

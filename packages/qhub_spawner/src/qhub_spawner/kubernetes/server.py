@@ -59,6 +59,7 @@ class KubernetesServer(BackendServer):
         self._pods: PodSpawner | None = None
         self._creating: asyncio.Task[None] | None = None
         self._last: Pod | None = None
+        self._seen: Mapping[str, Any] | None = None
         self._ended: Ended | None = None
         self._step = Progress("Asking Kubernetes for your server.", 5)
         self._steps = asyncio.Event()
@@ -83,15 +84,7 @@ class KubernetesServer(BackendServer):
         profile = launch.selection.profile
         self.grace_seconds, self._alternatives = launch.grace_seconds, launch.alternatives
         self.granted = words.Granted(str(profile.memory or ""), str(profile.walltime or ""))
-        self._pods = None
-        pods = self.pods
-        if profile.kubernetes is not None:
-            pods.apply(profile.kubernetes.kubespawner)
-        pods.fit(profile)
-        self.namespace, self.pod_name = pods.namespace, pods.pod_name
-        self.spawn_id = names.new_spawn_id()
-        self.name = names.record_name(self.backend.hub_id, self.spawn_id)
-        pod = await self._manifest(launch)
+        pod = await self.prepared(launch)
         self.backend.live[self._key] = self
         self.owner.persist()
         self._creating = asyncio.ensure_future(self._create(pod))
@@ -103,13 +96,24 @@ class KubernetesServer(BackendServer):
 
     def _forget_last(self) -> None:
         self.address, self.uid, self._last, self._ended = None, None, None, None
+        self._seen = None
         self._stopping = self._restored = False
 
-    async def _manifest(self, launch: Launch) -> dict[str, Any]:
+    async def prepared(self, launch: Launch) -> dict[str, Any]:
+        """Name the start, and return the pod that will be submitted; nothing is asked for yet."""
+        self._pods = None
+        pods = self.pods
+        profile = launch.selection.profile
+        if profile.kubernetes is not None:
+            pods.apply(profile.kubernetes.kubespawner)
+        pods.fit(profile)
+        self.namespace, self.pod_name = pods.namespace, pods.pod_name
+        self.spawn_id = names.new_spawn_id()
+        self.name = names.record_name(self.backend.hub_id, self.spawn_id)
         base = await self.pods.pod()
         pod = manifest.completed(
             base,
-            launch.selection.profile,
+            profile,
             user=launch.user,
             identity=launch.identity,
             labels=names.labels(self.backend.hub_id, self.spawn_id),
@@ -299,12 +303,18 @@ class KubernetesServer(BackendServer):
         """Return the pod as it is now known, ``None`` if it is certain that there is none."""
         found = self.backend.watch_pods.objects.get(self._key)
         if found is not None and names.spawn_of(found) == self.spawn_id:
-            pod = self._last = Pod.of(found)
+            pod = self._read(found)
             self.uid = pod.uid or self.uid
             if pod.over:
                 self._over(pod)
             return pod
         return await self._confirmed()
+
+    def _read(self, found: Mapping[str, Any]) -> Pod:
+        """Read our pod once for each change, not at each look: there may be thousands."""
+        if self._last is None or found is not self._seen:
+            self._seen, self._last = found, Pod.of(found)
+        return self._last
 
     async def _confirmed(self) -> Pod | None:
         """Ask about a pod that the watch does not have: only Kubernetes' own word ends a server."""
@@ -317,7 +327,7 @@ class KubernetesServer(BackendServer):
             return self._last or Pod.of({})
         if found is not None and names.spawn_of(found) == self.spawn_id:
             self.backend.watch_pods.take(found)
-            pod = self._last = Pod.of(found)
+            pod = self._read(found)
             if pod.over:
                 self._over(pod)
             return pod
@@ -396,7 +406,8 @@ class KubernetesServer(BackendServer):
         if self.address is None or self._stopping or self._ended is not None:
             return
         found = self.backend.watch_pods.objects.get(self._key)
-        if found is None or Pod.of(found).over:
+        ours = found is not None and names.spawn_of(found) == self.spawn_id
+        if found is None or not ours or self._read(found).over:
             self.owner.server_ended()
 
     # ---- stop ----

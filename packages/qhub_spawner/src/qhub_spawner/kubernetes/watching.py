@@ -31,6 +31,7 @@ _LIFE_SECONDS = 300  # a watch ends in good order after five minutes, and goes o
 _SILENCE_SECONDS = 150.0  # bookmarks come about every minute
 _LONGEST_PAUSE_SECONDS = 15.0
 _GONE = 410
+_PATIENT = 5  # so often a "no" may be one of the moment, e.g. while rights are being changed
 
 
 class Watch:
@@ -40,6 +41,7 @@ class Watch:
         objects: What is known, as `slim` left it.
         problem: Why nothing is known now, or nothing new; ``None`` while the watch runs.
         failures: How often in a row it could not be had.
+        refused: Whether that is because the server says no, and has for a while.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Watch:
         *,
         labels: str = "",
         fields: str = "",
+        bookmarks: bool = True,
         slim: Callable[[Json], Json] = lambda found: found,
     ) -> None:
         """Nothing is asked before `run`.
@@ -60,15 +63,19 @@ class Watch:
             log: Where trouble is told.
             labels: A label selector.
             fields: A field selector.
+            bookmarks: Whether the server sends any: of events, which it does not cache, it sends
+                none, and is silent while nothing happens.
             slim: Takes away what is not needed; what it leaves is kept.
         """
         self.api = api
         self.path = path
         self.log = log
         self.slim = slim
+        self.bookmarks = bookmarks
         self.objects: dict[Key, Json] = {}
         self.problem: str | None = "nothing has been asked yet"
         self.failures = 0
+        self.refused = False
         self.lists = 0
         self.on_change: list[Callable[[Key, Json | None], None]] = []
         selectors = {"labelSelector": labels, "fieldSelector": fields}
@@ -152,6 +159,7 @@ class Watch:
 
     def _failed(self, error: KubernetesError) -> None:
         self.failures += 1
+        self.refused = isinstance(error, KubernetesRefusedError) and self.failures >= _PATIENT
         if self.problem is None or self.failures == 1:
             self.log.warning("%s is not watched now: %s", self.path, error)
         self.problem = str(error)
@@ -162,7 +170,7 @@ class Watch:
         if self.problem is not None:
             if self.failures > 1:
                 self.log.info("%s is watched again", self.path)
-            self.problem, self.failures = None, 0
+            self.problem, self.failures, self.refused = None, 0, False
             self.wake(None)
 
     async def _list(self) -> None:
@@ -196,7 +204,8 @@ class Watch:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(life),
         }
-        changes = self.api.watch(self.path, query, silence_seconds=_SILENCE_SECONDS)
+        silence = _SILENCE_SECONDS if self.bookmarks else life + _SILENCE_SECONDS
+        changes = self.api.watch(self.path, query, silence_seconds=silence)
         async for kind, found in changes:
             if kind == "CONNECTED":
                 self._works()

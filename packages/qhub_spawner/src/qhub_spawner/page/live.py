@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ __all__ = ["NOTHING_KNOWN", "clock", "count", "iso", "live_figures"]
 NOTHING_KNOWN = Availability()
 """What a backend knows that says nothing, such as the local one."""
 
+_PLACES = {"slurm": " on Slurm", "kubernetes": " on Kubernetes", "local": " here"}
 _SOURCES = {
     "slurm": "Slurm's estimate",
     "calculated": "calculated from what is idle",
@@ -20,14 +22,18 @@ _SOURCES = {
 }
 
 
-def live_figures(known: Availability, now: datetime) -> dict[str, Any]:
+def live_figures(
+    known: Availability, now: datetime, *, one_of_several: bool = False
+) -> dict[str, Any]:
     """Describe what is free for one profile.
 
     Args:
         known: What its backend knows.
         now: The time, aware; clocks in the words are in its time zone.
+        one_of_several: Whether it may run on other backends, too: the words then name this one.
     """
-    jobs = known.jobs_waiting
+    jobs, noun = known.jobs_waiting, "pod" if known.backend == "kubernetes" else "job"
+    unbuilt = known.scale_up and not known.nodes_total  # to count what is not there helps nobody
     return {
         "nodes_idle": known.nodes_idle,
         "nodes_total": known.nodes_total,
@@ -37,14 +43,15 @@ def live_figures(known: Availability, now: datetime) -> dict[str, Any]:
         "jobs_waiting": known.jobs_waiting,
         "start": _start(known.start, now),
         "scale_up": known.scale_up,
+        "backend": known.backend or None,
         "as_of": None if known.as_of is None else iso(known.as_of),
         "stale": known.stale,
         "problem": known.problem,
         "words": {
-            **_headline(known, now),
-            "gpus": _of_total(known.gpus_free, known.gpus_total, "GPU", "free"),
-            "nodes": _nodes(known),
-            "jobs": "" if jobs is None else f"{count(jobs, 'job')} waiting",
+            **_headline(known, now, _PLACES.get(known.backend, "") if one_of_several else ""),
+            "gpus": "" if unbuilt else _of_total(known.gpus_free, known.gpus_total, "GPU", "free"),
+            "nodes": "" if unbuilt else _nodes(known),
+            "jobs": "" if jobs is None else f"{count(jobs, noun)} waiting",
             "stale": _stale(known, now),
         },
     }
@@ -65,17 +72,27 @@ def _start(start: StartEstimate, now: datetime) -> dict[str, Any]:
     }
 
 
-def _headline(known: Availability, now: datetime) -> dict[str, str]:
+def _headline(known: Availability, now: datetime, where: str) -> dict[str, str]:
     """Say when it would start and who says so; nothing where the backend has nothing to say."""
     start = known.start
     source = _SOURCES[start.source]
     if start.kind == "now":
-        return {"headline": "Starts now", "source": source}
+        return {"headline": f"Starts now{where}", "source": source}
     if start.at is not None:
-        return {"headline": f"Starts {_from_now(start.at - now)}", "source": source}
+        return {"headline": f"Starts {_from_now(start.at - now)}{where}", "source": source}
     if known.scale_up:
-        return {"headline": "A node has to be added first, which takes some minutes", "source": ""}
-    return {"headline": "" if known == NOTHING_KNOWN else "Start time unknown", "source": ""}
+        words = f"Starts in some minutes{where}"
+        return {"headline": words, "source": "a node has to be added first"}
+    if _explained(known):
+        return {"headline": f"Does not start now{where}", "source": ""}
+    nothing = replace(known, backend="", as_of=None) == NOTHING_KNOWN
+    return {"headline": "" if nothing else "Start time unknown", "source": ""}
+
+
+def _explained(known: Availability) -> bool:
+    """Whether the problem is about the cluster as it is now, and not about reading it."""
+    figures = (known.nodes_total, known.cpus_free, known.gpus_free)
+    return bool(known.problem) and not known.stale and any(each is not None for each in figures)
 
 
 def _nodes(known: Availability) -> str:
@@ -90,7 +107,7 @@ def _stale(known: Availability, now: datetime) -> str:
     why = f": {known.problem}" if known.problem else ""
     if known.stale and known.as_of is not None:
         return f"Figures are {_age(now - known.as_of)} old{why}"
-    if known.problem and not known.stale and (known.nodes_total, known.cpus_free) != (None, None):
+    if known.problem and _explained(known):
         return known.problem[:1].upper() + known.problem[1:]
     if known.stale or known.problem:
         return f"No live figures{why}"

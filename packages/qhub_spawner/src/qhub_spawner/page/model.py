@@ -76,7 +76,11 @@ def profiles_model(
         {
             **_profile(offer),
             **_limited(offer),
-            "availability": live_figures(availability.get(offer.profile.slug, NOTHING_KNOWN), now),
+            "availability": live_figures(
+                availability.get(offer.profile.slug, NOTHING_KNOWN),
+                now,
+                one_of_several=len(offer.backends or offer.profile.backends) > 1,
+            ),
         }
         for offer in offers
     ]
@@ -161,19 +165,30 @@ def _facts(profile: Profile) -> dict[str, str]:
 def _where(profile: Profile, backends: tuple[str, ...]) -> str:
     """Say where it runs, by the profile's policy."""
     places = [_place(profile, backend) for backend in backends]
-    words = places[0] if profile.policy == "first" else " or ".join(places)
-    if len(places) > 1 and profile.policy == "soonest":
-        words += ", where it starts soonest"
+    if len(places) == 1:
+        words = ", ".join(places[0])
+    else:
+        joint = ", else " if profile.policy == "first" else " or "
+        words = joint.join(f"{name} ({rest})" if rest else name for name, rest in map(_two, places))
+        if profile.policy == "soonest":
+            words += ", where it starts soonest"
     return words[:1].upper() + words[1:]
 
 
-def _place(profile: Profile, backend: str) -> str:
-    if backend == "slurm" and profile.slurm is not None:
+def _two(place: list[str]) -> tuple[str, str]:
+    return place[0], ", ".join(place[1:])
+
+
+def _place(profile: Profile, backend: str) -> list[str]:
+    """Return a backend's name, and what more is to say of it."""
+    if backend == "slurm":
         block = profile.slurm
-        partition = f", partition {block.partition}" if block.partition else ""
-        cluster = f", cluster {block.cluster}" if block.cluster else ""
-        return f"Slurm{partition}{cluster}"
-    return {"local": "the hub's own machine", "kubernetes": "Kubernetes"}.get(backend, backend)
+        parts = {"partition": block and block.partition, "cluster": block and block.cluster}
+        return ["Slurm", *(f"{name} {value}" for name, value in parts.items() if value)]
+    if backend == "kubernetes":
+        spot = profile.kubernetes is not None and profile.kubernetes.spot
+        return ["Kubernetes", *(["on nodes that may be taken away"] if spot else [])]
+    return [{"local": "the hub's own machine"}.get(backend, backend)]
 
 
 def _option(profile: Profile, slug: str, option: Option) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from qhub_spawner.access import Limits
@@ -25,6 +26,7 @@ SEPARATOR = "|"
 # submit, start, end, time limit, node list, batch host; the name comes last.
 _QUEUE_FIELDS = "%A|%T|%r|%u|%P|%D|%C|%Q|%b|%V|%S|%e|%l|%N|%B|%j"
 _QUEUE_WIDTH = _QUEUE_FIELDS.count(SEPARATOR) + 1
+_KEPT_RECORDS = 16_384
 # man sacct 22.05, --format
 ACCOUNTING_FIELDS = "JobIDRaw,State,ExitCode,End,NodeList"
 # man sinfo 22.05, --Format with a suffix for each field
@@ -97,6 +99,7 @@ def parse_queue(text: str, mark: str, *, cluster: str | None = None) -> list[Job
     return jobs
 
 
+@lru_cache(maxsize=_KEPT_RECORDS)  # from one answer to the next most records are the same
 def _queue_job(record: str, cluster: str | None) -> Job:
     # 4711|RUNNING|None|alice|general|1|2|4294901755|gpu:1|1763700000|1763700001|1763703601|
     # 1:00:00|cn01|cn01|qhub-demo-00112233445566ff   (one line; times by SLURM_TIME_FORMAT=%s)

@@ -21,6 +21,7 @@ from qhub_spawner.errors import SelectionError
 from qhub_spawner.profiles import Profile
 
 BOOTSTRAP_END = "QHUB_SINGLEUSER_END"
+WORK_END = "QHUB_WORK_END"
 _ACCOUNT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,31}")
 LOG_FOLDER = ".local/state/qhub"
 
@@ -127,6 +128,12 @@ def bootstrap() -> str:
     return (files("qhub_spawner") / "singleuser.py").read_text(encoding="utf-8")
 
 
+@cache
+def work() -> str:
+    """Return the source of the program that tells the hub what the server works at."""
+    return (files("qhub_spawner") / "work.py").read_text(encoding="utf-8")
+
+
 def batch_script(profile: Profile, argv: tuple[str, ...], defaults: Defaults) -> str:
     """Return the batch script that runs `argv` as the server.
 
@@ -174,6 +181,9 @@ def batch_script(profile: Profile, argv: tuple[str, ...], defaults: Defaults) ->
         bootstrap().rstrip("\n"),
         BOOTSTRAP_END,
         "qhub_server=$!",
+        f'"$qhub_python" -IS /dev/fd/3 "$qhub_server" 3<<\'{WORK_END}\' >/dev/null 2>&1 &',
+        work().rstrip("\n"),
+        WORK_END,
         "trap 'qhub_signal=1; kill -TERM \"$qhub_server\" 2>/dev/null' TERM INT",
         "# a signal ends a wait, not the server; of a server that was waited for, wait says 127",
         "qhub_signal=1 qhub_status=127",

@@ -52,7 +52,8 @@
     const live = card.querySelector(".qhub-live");
     const part = (name) => live.querySelector(`[data-live="${name}"]`);
     const { start, words } = availability;
-    live.dataset.start = words.headline ? start.kind : "none";
+    const kind = availability.scale_up && start.kind === "unknown" ? "at" : start.kind;
+    live.dataset.start = words.headline ? kind : "none";
     live.classList.toggle("qhub-old", availability.stale);
     show(part("start"), Boolean(words.headline));
     for (const name of ["headline", "source", "gpus", "nodes", "jobs", "stale"]) write(part(name), words[name]);
