@@ -65,7 +65,7 @@ def install(session: nox.Session, *groups: str, packages: bool = True) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """A hub on this machine to try out: [slurm] [--check]."""
+    """A hub on this machine to try out: [slurm|kubernetes|both] [--check]."""
     install(session, "demo")
     session.run("python", "-m", "demo", *session.posargs, **GRACE)
 

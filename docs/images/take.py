@@ -26,7 +26,7 @@ c.QHubSpawner.profiles = [
     {{
         "slug": "notebook",
         "display_name": "Notebook",
-        "description": "Everyday analysis, in a job or in a pod.",
+        "description": "Everyday analysis.",
         "default": True,
         "cpu": 1,
         "memory": "600 MiB",

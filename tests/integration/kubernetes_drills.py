@@ -25,6 +25,7 @@ from tests.systems.kubernetes_faults import FaultyApi
 from tests.systems.kubernetes_hub import RESTRICTED, KubernetesHub, offer_folder
 from tests.systems.processes import NotReadyError, wait_until
 
+CLIENTS = ("kube-scheduler", "kube-controller-manager", "kubelet")
 # "nowhere" asks for a node with a label that none has until it is opened: pods of it wait.
 PROFILES = """
 c.Spawner.cmd = ["python3", "-I", "{folder}/stand_in.py"]
@@ -334,7 +335,20 @@ def down(cluster: KubernetesSystem, daemon: str) -> Iterator[None]:
     try:
         yield
     finally:
-        cluster.start_daemon(daemon)
+        start_again(cluster, daemon)
+
+
+def start_again(cluster: KubernetesSystem, daemon: str) -> None:
+    """Start a daemon, and the API server's clients with it.
+
+    They try again after pauses of up to a minute, for which no drill has to wait.
+    """
+    cluster.start_daemon(daemon)
+    for client in CLIENTS if daemon in {"kube-apiserver", "etcd"} else ():
+        cluster.kill_daemon(client)
+        cluster.daemon(client).launch()
+    for client in CLIENTS if daemon in {"kube-apiserver", "etcd"} else ():
+        cluster.daemon(client).wait_ready()
 
 
 @contextlib.contextmanager

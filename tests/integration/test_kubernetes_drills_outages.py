@@ -7,7 +7,13 @@ import time
 from collections.abc import Callable
 
 from tests.integration.drills import Server
-from tests.integration.kubernetes_drills import KubernetesDrill, assert_settled, down, paused
+from tests.integration.kubernetes_drills import (
+    KubernetesDrill,
+    assert_settled,
+    down,
+    paused,
+    start_again,
+)
 
 Drill = KubernetesDrill
 UNWATCHED = "is not watched now"
@@ -55,7 +61,7 @@ def test_api_server_killed(kubernetes_drill: Drill) -> None:
     drill = kubernetes_drill
     servers = drill.start("one", "two")
     drill.cluster.kill_daemon("kube-apiserver")
-    drill.cluster.start_daemon("kube-apiserver")
+    start_again(drill.cluster, "kube-apiserver")
     servers += drill.start("three")
     assert_settled(drill, servers)
 
@@ -129,7 +135,7 @@ def test_version_expired(kubernetes_drill: Drill) -> None:
         drill.cluster.request("DELETE", f"{path}?gracePeriodSeconds=0")
         # its cache of what happened begins with its start
         drill.cluster.kill_daemon("kube-apiserver")
-        drill.cluster.start_daemon("kube-apiserver")
+        start_again(drill.cluster, "kube-apiserver")
         assert drill.model(ending)["ready"]
     drill.wait_logged(ANEW, beyond=anew)
     assert drill.wait_ended(ending)
