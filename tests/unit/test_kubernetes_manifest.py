@@ -128,7 +128,7 @@ def test_overlays_merge() -> None:
         "EXTRA",
     }
     paths = [each["mountPath"] for each in first["volumeMounts"]]
-    assert paths == ["/data", "/more", "/dev/shm", "/etc/qhub-work"]
+    assert paths == ["/data", "/more", "/dev/shm"]
     assert pod["spec"]["volumes"][0]["hostPath"] == {"path": "/srv"}
     assert pod["spec"]["hostname"] == "lab"
 

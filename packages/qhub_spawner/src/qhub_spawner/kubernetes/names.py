@@ -15,7 +15,6 @@ USER = "qhub.dev/user"
 SERVER = "qhub.dev/server"
 PASSWD = "qhub.dev/passwd"  # noqa: S105 - a file's name
 GROUP = "qhub.dev/group"
-WORK = "qhub.dev/work"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "qhub-spawner"
 SERVER_CONTAINER = "notebook"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qhub_spawner.kubernetes.backend import KubernetesBackend
+from qhub_spawner.kubernetes.manifest import quoted_work, server_container
 from qhub_spawner.kubernetes.names import SPAWN
 from qhub_spawner.kubernetes.pod_spawner import PodSpawner
 from qhub_spawner.kubernetes.server import KubernetesServer
@@ -51,6 +52,11 @@ async def pod_of(owner: Any, launch: Launch) -> tuple[str, Json]:  # noqa: ANN40
     server = _Shown(backend, owner)
     pod = await server.prepared(launch)
     pod["metadata"]["labels"][SPAWN] = "SPAWN"
+    container = server_container(pod)
+    container["command"] = [
+        word.replace(quoted_work(), "'# ... qhub_spawner/work.py ...'")
+        for word in container.get("command") or ()
+    ]
     return server.namespace, masked(pod)
 
 
