@@ -57,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.check:
                 seen = check(stage)
             else:
-                say(_welcome(stage, time.monotonic() - began))
-                seen = _until_told(stage)
+                seen = _until_told(stage, _welcome(stage, time.monotonic() - began))
     except KeyboardInterrupt:
         say("Ended before it was up; nothing of it is left.")
         return 0 if not options.check else 1
@@ -148,13 +147,14 @@ Ctrl-C ends the hub and every server, and removes {stage.remains}.
 """
 
 
-def _until_told(stage: Stage) -> str:
-    """Wait for Ctrl-C, SIGTERM or the terminal's end, and look whether hub and proxy live.
+def _until_told(stage: Stage, welcome: str) -> str:
+    """Welcome people, wait for Ctrl-C, SIGTERM or the terminal's end; hub and proxy must live.
 
     Raises:
         NotReadyError: One of them ended by itself.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+    say(welcome)
     while signal.sigtimedwait(ENDS, LOOK_SECONDS) is None:
         for daemon in (stage.hub.hub, stage.hub.proxy):
             if not daemon.running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -213,13 +214,34 @@ def test_beyond_the_bound(seconds: float) -> None:
 
 
 async def test_asked_only_when_it_matters() -> None:
-    """A server that was used a moment ago is not asked at each look."""
-    rule, _, use = made(minutes=0)
+    """A server that could not be idle yet is not asked, and none at each look."""
+    rule, _, use = made(minutes=10)
+    await rule.look()
+    assert not use.asked
+    use.active = NOW - timedelta(minutes=16)
     await rule.look()
     asked = use.asked
     assert asked
     await rule.look()
     assert use.asked == asked
+
+
+async def test_silence_is_asked_less_and_less() -> None:
+    """A server that does not answer costs little."""
+    rule, _, use = made(minutes=60)
+    rule.answers["api/kernels"] = AnswerError("500")
+    waits = []
+    for _ in range(6):
+        use.asked -= 3600
+        await rule.look()
+        for seconds in range(0, 1800, 10):
+            use.asked = time.monotonic() - seconds
+            if rule._due(use):
+                waits.append(seconds)
+                break
+    assert waits == sorted(waits)
+    assert waits[0] >= 120
+    assert waits[-1] >= 890
 
 
 async def test_a_hub_that_has_just_started() -> None:

@@ -168,6 +168,8 @@ def test_the_person() -> None:
     assert (shell, option, name) == ("/bin/sh", "-c", "qhub")
     assert text.startswith("umask 0002; ")
     assert text.endswith(' & exec "$@"')
+    assert "Tell the hub what a server works at" in text
+    assert "$(" not in text  # Kubernetes would put a variable there
     assert container["args"] == ["jupyterhub-singleuser", "--debug"]
     assert not pod["spec"].get("initContainers")
     assert "lifecycle" not in container

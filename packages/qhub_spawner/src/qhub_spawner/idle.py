@@ -27,7 +27,7 @@ Busy = Callable[[Any], "Awaitable[str | None] | str | None"]
 
 _TOKEN_SECONDS = 3600
 _ASK_SECONDS = 10.0
-_UNKNOWN_SECONDS = 120.0
+_UNKNOWN_SECONDS = 60.0
 # a server that works says so once a minute; one word may get lost
 _TOLD_SECONDS = 150.0
 
@@ -46,6 +46,7 @@ class Use:
         extended: Until when its person wants it kept.
         asked: When it was asked, by the monotonic clock.
         known: Whether its last answer was one.
+        silences: How often in a row it did not answer.
         told: What it said of itself, and when by the monotonic clock.
     """
 
@@ -54,6 +55,7 @@ class Use:
     extended: datetime | None = None
     asked: float = 0.0
     known: bool = False
+    silences: int = 0
     told: tuple[str, float] = ("", 0.0)
     token: tuple[str, float] = field(default=("", 0.0), repr=False)
 
@@ -140,7 +142,7 @@ class IdleRule(LoggingConfigurable):
 
     def _use(self, key: tuple[str, str], spawner: Any) -> Use:
         if key not in self._uses:
-            # a hub that has just started knows nothing: the time begins now
+            # a hub that has just started knows nothing: the time begins about now
             started = _aware(getattr(spawner.orm_spawner, "started", None))
             self._uses[key] = Use(active=max(datetime.now(UTC) - self._grace, started))
         return self._uses[key]
@@ -153,8 +155,8 @@ class IdleRule(LoggingConfigurable):
         """Whether it could be idle, and has not been asked just now."""
         quiet = (datetime.now(UTC) - use.active).total_seconds()
         since = time.monotonic() - use.asked if use.asked else float("inf")
-        if not use.known:
-            return since > min(_UNKNOWN_SECONDS, self.timeout / 2)
+        if use.silences:  # it did not answer: ask again, less and less often
+            return since > min(_UNKNOWN_SECONDS * 2**use.silences, self.timeout / 2)
         return quiet >= self.timeout / 2 and since >= min(self.timeout / 2, self._left(use))
 
     def _left(self, use: Use) -> float:
@@ -199,9 +201,9 @@ class IdleRule(LoggingConfigurable):
             active, busy = await self._asked(spawner, use)
         except (AnswerError, OSError, ValueError) as error:
             self.log.debug("%s does not say what it does: %s", spawner._log_name, error)  # noqa: SLF001
-            use.known = False
+            use.known, use.silences = False, min(use.silences + 1, 8)
             return
-        use.known, use.busy = True, busy
+        use.known, use.busy, use.silences = True, busy, 0
         if busy:
             active = datetime.now(UTC)
             self._record(spawner, active)
@@ -272,6 +274,8 @@ class IdleRule(LoggingConfigurable):
         return json.loads(answer.body)
 
     def _token(self, spawner: Any, use: Use) -> str:
+        if spawner.api_token:  # the server's own; a hub that was restarted has only its digest
+            return str(spawner.api_token)
         token, until = use.token
         if time.monotonic() > until:
             scope = f"access:servers!server={spawner.user.name}/{spawner.name}"

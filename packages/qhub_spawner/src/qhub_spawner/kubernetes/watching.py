@@ -30,6 +30,7 @@ _PAGE = 500
 _LIFE_SECONDS = 300  # a watch ends in good order after five minutes, and goes on at once
 _SILENCE_SECONDS = 150.0  # bookmarks come about every minute
 _LONGEST_PAUSE_SECONDS = 15.0
+_SHORTEST_LIFE_SECONDS = 1.0
 _GONE = 410
 _PATIENT = 5  # so often a "no" may be one of the moment, e.g. while rights are being changed
 
@@ -124,8 +125,13 @@ class Watch:
         return self.known
 
     def take(self, found: Json) -> None:
-        """Note an object that a request of our own has brought, before the watch does."""
-        self._put(_key(found), found)
+        """Note an object that a request of our own has brought, before the watch does.
+
+        One that the watch has been past already, and does not have, is gone since.
+        """
+        key = _key(found)
+        if key in self.objects or not _up_to(found, self._version):
+            self._put(key, found)
 
     # ---- the loop
 
@@ -170,7 +176,7 @@ class Watch:
         if self.problem is not None:
             if self.failures > 1:
                 self.log.info("%s is watched again", self.path)
-            self.problem, self.failures, self.refused = None, 0, False
+            self.problem, self.refused = None, False
             self.wake(None)
 
     async def _list(self) -> None:
@@ -206,16 +212,25 @@ class Watch:
         }
         silence = _SILENCE_SECONDS if self.bookmarks else life + _SILENCE_SECONDS
         changes = self.api.watch(self.path, query, silence_seconds=silence)
-        async for kind, found in changes:
-            if kind == "CONNECTED":
-                self._works()
-                continue
-            self._heard = time.monotonic()
-            self._version = found["metadata"]["resourceVersion"]
-            if kind in {"ADDED", "MODIFIED"}:
-                self._put(_key(found), found)
-            elif kind == "DELETED":
-                self._drop(_key(found))
+        began, heard = time.monotonic(), False
+        try:
+            async for kind, found in changes:
+                if kind == "CONNECTED":
+                    self._works()
+                    continue
+                self._heard, heard, self.failures = time.monotonic(), True, 0
+                self._version = found["metadata"]["resourceVersion"]
+                if kind in {"ADDED", "MODIFIED"}:
+                    self._put(_key(found), found)
+                elif kind == "DELETED":
+                    self._drop(_key(found))
+        finally:
+            # whoever is sent away as soon as they come, comes back less and less often
+            short = time.monotonic() - began < _SHORTEST_LIFE_SECONDS
+            if not short:
+                self.failures = 0
+        if short and not heard:
+            raise KubernetesUnavailableError(f"the watch of {self.path} ended as it began")
 
     # ---- the objects
 
@@ -249,6 +264,14 @@ class Watch:
 def _key(found: Json) -> Key:
     metadata = found["metadata"]
     return metadata.get("namespace", ""), metadata["name"]
+
+
+def _up_to(found: Json, version: str | None) -> bool:
+    """Whether a watch that is at `version` has been past the object as it was found."""
+    try:
+        return int(found["metadata"]["resourceVersion"]) <= int(version or "")
+    except (KeyError, ValueError):
+        return False
 
 
 def _older(new: Json, known: Json) -> bool:
