@@ -273,8 +273,7 @@ def make_drill(
     hub_id: str,
     *,
     namespace: str | None = None,
-    config: str = "",
-    rights: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> KubernetesDrill:
     """Set up a hub with stand-in servers behind a faulty proxy, and start it."""
     folder = Path(tempfile.mkdtemp(prefix=f"qhub-{hub_id}-"))
@@ -289,9 +288,8 @@ def make_drill(
     hub = KubernetesHub(
         cluster,
         profiles=PROFILES.format(folder=folder, hub_id=hub_id),
-        config=config,
         namespace=namespace,
-        rights=rights,
+        environment=environment,
     )
     faults = FaultyApi(cluster.api_url, cluster.ca)
     faults.lend(hub.run_folder / "kubeconfig")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -114,6 +115,7 @@ def second_hub(kubernetes: Any, kubernetes_drill: Drill) -> Any:
     finally:
         second.hub.stop()
         second.faults.close()
+        shutil.rmtree(second.folder)
 
 
 def test_two_hubs_in_one_namespace(kubernetes_drill: Drill, second_hub: Drill) -> None:
@@ -156,5 +158,3 @@ def test_pod_without_a_server_is_ended(kubernetes_drill: Drill) -> None:
     assert "others" in drill.hub.pods()
     drill.cluster.request("DELETE", f"{path}/others?gracePeriodSeconds=0")
     assert_settled(drill, [server])
-
-

@@ -165,7 +165,10 @@ def test_what_the_account_may(least: tuple[Account, str]) -> None:
         ("GET", "/apis/apps/v1/namespaces/{namespace}/deployments"),
         ("GET", "/apis/batch/v1/namespaces/{namespace}/jobs"),
         ("GET", "/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"),
-        ("DELETE", "/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies/qhub-servers-in"),
+        (
+            "DELETE",
+            "/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies/qhub-servers-in",
+        ),
         ("GET", "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles"),
         ("POST", "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings"),
         # of others

@@ -214,7 +214,11 @@ def test_least_rights() -> None:
 @pytest.mark.parametrize(
     ("setting", "role", "cluster_role"),
     [
-        ("see_nodes", set(), {(what, verb) for what in ("nodes", "pods") for verb in ("list", "watch")}),
+        (
+            "see_nodes",
+            set(),
+            {(what, verb) for what in ("nodes", "pods") for verb in ("list", "watch")},
+        ),
         (
             "storage_claims",
             {("persistentvolumeclaims", verb) for verb in ("get", "create", "delete")},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -125,7 +125,7 @@ class Running:
             lambda key, found: self.changes.append((key[1], found is not None))
         )
 
-    async def __aenter__(self) -> Running:
+    async def __aenter__(self) -> Self:
         self.task = asyncio.ensure_future(self.watch.run())
         return self
 
@@ -301,7 +301,12 @@ async def test_nonsense_in_the_stream() -> None:
 async def test_pages_that_expire() -> None:
     """A list whose rest is too old begins anew; what is half known is not believed."""
     api = ScriptedApi(
-        [page(5, pod("a", 1), pod("b", 2)), page(10, pod("a", 1), more="x"), EXPIRED, page(30, pod("b", 2))],
+        [
+            page(5, pod("a", 1), pod("b", 2)),
+            page(10, pod("a", 1), more="x"),
+            EXPIRED,
+            page(30, pod("b", 2)),
+        ],
         EXPIRED,
     )
     async with Running(api) as running:

@@ -17,6 +17,7 @@ from qhub_spawner.errors import (
 from qhub_spawner.launch import (
     AddressRefusedError,
     Launch,
+    NoCapacityError,
     ServerAddress,
     StartFailedError,
     StopFailedError,
@@ -195,6 +196,28 @@ async def test_refusal_is_told(make: Make) -> None:
         await server.start(launch())
     assert caught.value.status_code == 400
     assert await server.poll() is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "no_room"),
+    [
+        ("Required partition not available (inactive or drain)", True),
+        ("Requested node configuration is not available", True),
+        (
+            "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
+            True,
+        ),
+        ("Invalid account or account/partition combination specified", False),
+        ("Invalid qos specification", False),
+    ],
+)
+async def test_refusals_for_want_of_room(make: Make, words: str, no_room: bool) -> None:
+    """Another backend is tried only where more room would have helped; sbatch's own words decide."""
+    server, door, _ = make(None)
+    door.submitted = SlurmRejectedError(f"Slurm refused it: {words}")
+    with pytest.raises(StartFailedError, match="Slurm refused it") as failure:
+        await server.start(launch())
+    assert isinstance(failure.value, NoCapacityError) is no_room
 
 
 async def test_lost_reply_is_adopted(make: Make) -> None:

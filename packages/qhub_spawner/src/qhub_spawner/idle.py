@@ -156,7 +156,7 @@ class IdleRule(LoggingConfigurable):
         quiet = (datetime.now(UTC) - use.active).total_seconds()
         since = time.monotonic() - use.asked if use.asked else float("inf")
         if use.silences:  # it did not answer: ask again, less and less often
-            return since > min(_UNKNOWN_SECONDS * 2**use.silences, self.timeout / 2)
+            return since > min(_UNKNOWN_SECONDS * 2.0**use.silences, self.timeout / 2)
         return quiet >= self.timeout / 2 and since >= min(self.timeout / 2, self._left(use))
 
     def _left(self, use: Use) -> float:

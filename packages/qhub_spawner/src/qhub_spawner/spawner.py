@@ -235,7 +235,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         # what was decided is what the hub keeps, shows to its administrators and offers next time
         self._keep_options(self.selection.user_options)
         if self.internal_ssl:
-            await self._name_hosts_in_certificate(self.selection.backend)
+            self.ssl_alt_names = await starting.certificate_names(self, self.selection)
         result = super().run_pre_spawn_hook()
         if result is not None:
             await result
@@ -244,16 +244,6 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         self.user_options = self._chosen_before = options
         if self.orm_spawner is not None:
             self.orm_spawner.user_options = options
-
-    async def _name_hosts_in_certificate(self, backend_name: str) -> None:
-        backend: Any = self.runtime.backend(backend_name)
-        if backend_name == "kubernetes":
-            self.ssl_alt_names = backend.alternative_names(self)
-        if backend_name != "slurm":
-            return
-        machines = backend.views.machines or await backend.views.refresh_machines()
-        configured = self.ssl_alt_names() if callable(self.ssl_alt_names) else self.ssl_alt_names
-        self.ssl_alt_names = certificates.alternative_names(machines.nodes, configured)
 
     async def start(self) -> tuple[str, int]:
         """Start what was selected; returns host and port.
@@ -299,10 +289,10 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         url: str = self.server.url
         return url
 
-    def launch_environment(self, selection: Selection) -> dict[str, str]:
-        """Return the server's whole environment; it holds the server's token."""
+    def launch_environment(self, selection: Selection, backend: str) -> dict[str, str]:
+        """Return the server's whole environment on a backend; it holds the server's token."""
         environment: dict[str, str] = self.get_env()
-        if self.internal_ssl and self.cert_paths and selection.backend == "slurm":
+        if self.internal_ssl and self.cert_paths and backend == "slurm":
             certificates.carry(environment, self.cert_paths)
         environment.update(selection.profile.environment.variables)
         return {key: str(value) for key, value in environment.items()}

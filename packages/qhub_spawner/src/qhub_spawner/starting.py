@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from qhub_spawner import certificates
 from qhub_spawner.access import Selection
-from qhub_spawner.errors import QHubSpawnerError
+from qhub_spawner.errors import QHubSpawnerError, SlurmError
 from qhub_spawner.identity import Identity, IdentityError, identity_of
 from qhub_spawner.launch import (
     BackendServer,
@@ -24,7 +25,7 @@ from qhub_spawner.slurm.script import account_name
 if TYPE_CHECKING:
     from qhub_spawner.spawner import QHubSpawner
 
-PLACES = {"slurm": "Slurm", "kubernetes": "Kubernetes", "local": "The hub's own machine"}
+PLACES = {"slurm": "Slurm", "kubernetes": "Kubernetes", "local": "the hub's own machine"}
 
 
 async def start(spawner: QHubSpawner, selection: Selection) -> ServerAddress:
@@ -47,7 +48,8 @@ async def start(spawner: QHubSpawner, selection: Selection) -> ServerAddress:
         try:
             return await _start_on(spawner, selection, name, identity, alternatives=bool(left))
         except NoCapacityError as error:
-            said.append(f"{PLACES[name]} has no room now: {error.words}")
+            place = PLACES[name][:1].upper() + PLACES[name][1:]
+            said.append(f"{place} has no room now: {error.words}")
             if not left:
                 raise NoCapacityError(" ".join(said), status_code=error.status_code) from error
             spawner.log.warning("%s starts on %s: %s", spawner._log_name, left[0], said[-1])  # noqa: SLF001
@@ -72,7 +74,7 @@ async def _start_on(
         user=spawner.user.name,
         server_name=spawner.name,
         selection=selection,
-        environment=spawner.launch_environment(selection),
+        environment=spawner.launch_environment(selection, name),
         argv=(*spawner.cmd, *spawner.get_args()),
         grace_seconds=spawner.stop_grace,
         identity=identity,
@@ -107,6 +109,31 @@ async def identity_of_person(spawner: QHubSpawner) -> Identity | None:
             "Your account's numbers and groups are not usable; the hub's administrator can see why."
         )
         raise StartFailedError(msg) from error
+
+
+async def certificate_names(spawner: QHubSpawner, selection: Selection) -> list[str]:
+    """Return the names that the server's certificate needs, on any backend it may start on.
+
+    Raises:
+        SlurmError: The backend that is tried first does not say which nodes it has.
+    """
+    configured = spawner.ssl_alt_names
+    found = list(configured() if callable(configured) else configured)
+    for name in selection.backends:
+        backend: Any = spawner.runtime.backend(name)
+        if name == "kubernetes":
+            found += [each for each in backend.alternative_names(spawner) if each not in found]
+        if name != "slurm":
+            continue
+        try:
+            machines = backend.views.machines or await backend.views.refresh_machines()
+        except SlurmError as error:
+            if name == selection.backend:
+                raise
+            spawner.log.warning("the certificate lacks Slurm's nodes: %s", error)
+        else:
+            found = certificates.alternative_names(machines.nodes, found)
+    return found
 
 
 async def progress(spawner: QHubSpawner) -> AsyncIterator[Progress]:

@@ -228,8 +228,11 @@ class KubernetesServer(BackendServer):
     async def _clear(self, there: Mapping[str, Any], deadline: float) -> None:
         """End a pod of our name that no server owns: one of an earlier start."""
         pod = Pod.of(there)
-        if pod.hub_id not in {"", self.backend.hub_id}:
-            msg = f"A pod {self.pod_name} of another hub is in the way; its administrator can help."
+        # without a hub's mark it may be of the same person's, from KubeSpawner itself
+        person = (there["metadata"].get("annotations") or {}).get("hub.jupyter.org/username")
+        if pod.hub_id != self.backend.hub_id and (pod.hub_id or person != self.owner.user.name):
+            whose = "another hub" if pod.hub_id else "somebody else"
+            msg = f"A pod {self.pod_name} of {whose} is in the way; the administrator can help."
             raise StartFailedError(msg, status_code=409)
         self._say("Waiting for the end of your last server.", 5)
         if not pod.deleting:
@@ -340,7 +343,7 @@ class KubernetesServer(BackendServer):
             self._ended = Ended(code, why)
 
     async def _address(self) -> ServerAddress:
-        found = self.backend.watch_pods.objects[self._key]
+        found: Mapping[str, Any] = self._seen or {}
         if self.pods.get_pod_url:  # the configuration's own function sees the whole pod
             with suppress(KubernetesError):
                 found = await self.backend.api.get("pods", *self._key) or found
@@ -421,6 +424,9 @@ class KubernetesServer(BackendServer):
             await asyncio.wait([self._creating])
         try:
             await self._delete(0 if now else int(self.grace_seconds))
+        except StopFailedError:
+            self._stopping = False  # it lives on, as far as anybody knows
+            raise
         finally:
             self.release()
 

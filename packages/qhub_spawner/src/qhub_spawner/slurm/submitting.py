@@ -49,7 +49,8 @@ async def submit(
     try:
         watch.exists(await door.submit(watch.user, submission))
     except SlurmRejectedError as refusal:
-        kind = NoCapacityError if _NO_ROOM.search(refusal.stderr) else StartFailedError
+        no_room = _NO_ROOM.search(f"{refusal.words}\n{refusal.stderr}")
+        kind = NoCapacityError if no_room else StartFailedError
         raise kind(f"{refusal.words}.", status_code=400) from refusal
     except SubmitUnknownError as lost:
         log.warning("%s; looking for the job by its name", lost)
