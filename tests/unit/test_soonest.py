@@ -25,8 +25,8 @@ def at(minutes: float) -> Availability:
     ("views", "first"),
     [
         ([NOW, NOW], 0),
-        ([at(1), NOW], 1),
-        ([at(9), at(3)], 1),
+        ([at(60), NOW], 1),
+        ([at(90), at(30)], 1),
         ([UNKNOWN, at(9000)], 1),
         ([None, UNKNOWN], 0),
         ([UNKNOWN, GROWS], 1),
