@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from ipaddress import ip_address
 from typing import Any
 
 from qhub_spawner.kubernetes import names
@@ -118,8 +119,14 @@ def muster(
         pod: One that the hub has made.
         users: Whose servers they are, in turn.
         count: How many.
+
+    Raises:
+        RuntimeError: The addresses of fake pods do not suffice.
     """
     path = f"/api/v1/namespaces/{namespace}/pods"
+    # it would give other addresses than those that earlier pods had, beyond the range in the end
+    cluster.stop_daemon("kwok")
+    cluster.start_daemon("kwok")
 
     def make(index: int) -> tuple[str, str, str]:
         user, server = users[index % len(users)], f"s{index:05d}"
@@ -138,6 +145,14 @@ def muster(
         return len(found) >= count
 
     wait_until(all_run, START_SECONDS, f"{count} pods on fake nodes", poll_seconds=2)
+    outside = [
+        name
+        for name, pod in found.items()
+        if ip_address(pod["status"]["podIP"]) not in cluster.places.addresses.fake_pods
+    ]
+    if outside:
+        msg = f"{len(outside)} pods have addresses that nothing answers at, such as {outside[0]}"
+        raise RuntimeError(msg)
     # servers that run for hours have none: the API server forgets events after an hour
     cluster.request("DELETE", f"/api/v1/namespaces/{namespace}/events")
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -47,6 +48,7 @@ def stepping(kubernetes: Any, user_bin: Path) -> Iterator[Stepping]:
     drill = make_drill(kubernetes, "clock", environment=environment)
     yield drill, step
     end(drill)
+    shutil.rmtree(folder)
 
 
 def test_clock_steps(stepping: Stepping) -> None:

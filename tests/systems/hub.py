@@ -154,10 +154,15 @@ class HubSystem:
 
     def start(self) -> None:
         """Start proxy and hub, and wait until the hub answers through the proxy."""
-        self.proxy.launch()
-        self.proxy.wait_ready()
-        self.hub.launch()
-        self.hub.wait_ready()
+        try:
+            self.proxy.launch()
+            self.proxy.wait_ready()
+            self.hub.launch()
+            self.hub.wait_ready()
+        except BaseException:
+            self.hub.end()
+            self.proxy.end()
+            raise
 
     def stop(self) -> None:
         """End hub and proxy; the servers of people go on."""

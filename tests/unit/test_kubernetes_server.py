@@ -571,6 +571,32 @@ async def test_stop_through_silence(setting: Setting, monkeypatch: pytest.Monkey
     assert setting.cleared == [setting.server]
 
 
+NOT_YET = (
+    'pods is forbidden: User "hub" cannot create resource "pods" in API group ""',
+    'pods "jupyter-alice" is forbidden: not yet ready to handle request',
+    'pods "jupyter-alice" is forbidden: status unknown for quota: people, resources: pods',
+)
+
+
+@pytest.mark.parametrize(
+    "no", [*(refused(403, "Forbidden", words) for words in NOT_YET), refused(401, "Unauthorized")]
+)
+async def test_an_api_server_that_has_just_started(
+    setting: Setting, no: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it knows who may do what it refuses everybody: neither start nor stop fails for it."""
+    short(monkeypatch)
+    setting.cluster.faults["create"] = [no, no]
+    await setting.begin()
+    setting.cluster.faults["delete"] = [no, no]
+    await setting.server.stop(now=True)
+    assert setting.cluster.pods == {}
+    monkeypatch.setattr(module, "_RIGHTS_SECONDS", 0.0)
+    setting.cluster.faults["create"] = [no]
+    with pytest.raises(StartFailedError):
+        await setting.begin()
+
+
 async def test_stop_is_refused(setting: Setting) -> None:
     """The hub lacks the right: it says so at once."""
     await setting.begin()

@@ -207,6 +207,14 @@ async def test_version_too_old(when: str) -> None:
         assert api.versions[-1] == "50"
 
 
+async def test_version_too_old_after_an_outage(pauses: list[float]) -> None:
+    """However long it was away: when it is back and knows the version no more, no time is lost."""
+    api = ScriptedApi([page(10), page(50)], *[SILENCE] * 9, [EXPIRED], [HOLD])
+    async with Running(api) as running:
+        await until(lambda: len(api.listed) == 2 and running.watch.current)
+        assert len(pauses) == 9
+
+
 async def test_a_name_used_again() -> None:
     """A new object of a known name takes its place, whatever the versions say."""
     api = ScriptedApi([page(10, pod("a", 9, uid="old"))], [added("a", 5, uid="new"), HOLD])

@@ -37,6 +37,12 @@ STATE_VERSION = 1
 _CONNECT_SECONDS = 0.05
 _LONGEST_CONNECT_SECONDS = 0.5
 _CREATE_SECONDS = 120.0
+_WAITING_SECONDS = 2.0  # a change wakes it at once; this is for what only time brings
+_RIGHTS_SECONDS = 15.0
+# pods is forbidden: User "system:serviceaccount:people:hub" cannot create resource "pods" in …
+# pods "jupyter-ada" is forbidden: not yet ready to handle request
+# pods "jupyter-ada" is forbidden: status unknown for quota: people, resources: pods
+_NOT_YET = ('" cannot ', "not yet ready to handle request", "status unknown for quota")
 _REPLACE_SECONDS = 15.0
 
 
@@ -172,6 +178,7 @@ class KubernetesServer(BackendServer):
     async def _asked_for(self, pod: dict[str, Any]) -> dict[str, Any]:
         """Create the pod and what must be there before it; go on while Kubernetes is silent."""
         deadline, pause = time.monotonic() + _CREATE_SECONDS, 0.25
+        patience = _Patience()
         while True:
             try:
                 if self.pods.enable_user_namespaces:
@@ -180,7 +187,8 @@ class KubernetesServer(BackendServer):
                     await self._ensure_claim()
                 return await self._created(pod)
             except KubernetesRefusedError as error:
-                raise self._refused(error) from error
+                if self._stopping or not patience.with_(error):
+                    raise self._refused(error) from error
             except KubernetesUnavailableError as error:
                 if time.monotonic() > deadline or self._stopping:
                     msg = "Kubernetes does not answer now, so nothing was started."
@@ -290,7 +298,7 @@ class KubernetesServer(BackendServer):
             text, percent = words.waiting_words(pod, self._events(), now=datetime.now(UTC))
             self._say(text, percent)
             self._give_up(pod, time.monotonic() - waits_since, text)
-            await self.backend.changed(self._key, 1.0)
+            await self.backend.changed(self._key, _WAITING_SECONDS)
 
     def _give_up(self, pod: Pod, waited: float, text: str) -> None:
         """Fail, after some patience, where waiting is in vain or another backend may do better."""
@@ -433,6 +441,7 @@ class KubernetesServer(BackendServer):
     async def _delete(self, grace: int) -> None:
         deadline = time.monotonic() + grace + self.backend.stop_timeout
         asked, problem = False, ""
+        patience = _Patience()
         while True:
             try:
                 if not asked:
@@ -453,8 +462,11 @@ class KubernetesServer(BackendServer):
                     return  # its processes are gone; only the object waits to be tidied up
                 problem = f"its pod is still being removed from node {pod.node}"
             except KubernetesRefusedError as error:
-                msg = f"Kubernetes does not let the hub stop the server: {error}"
-                raise StopFailedError(msg) from error
+                if not patience.with_(error):
+                    msg = f"Kubernetes does not let the hub stop the server: {error}"
+                    raise StopFailedError(msg) from error
+                asked, problem = False, str(error)
+                await asyncio.sleep(0.5)
             except KubernetesUnavailableError as error:
                 asked, problem = False, str(error)
                 await asyncio.sleep(0.5)
@@ -527,6 +539,28 @@ class KubernetesServer(BackendServer):
             )
         self._restored = True
         self.backend.live[self._key] = self
+
+
+class _Patience:
+    """Takes for silence what an API server says that has just started.
+
+    Until it has read who may do what, it refuses everybody. Where that stays so, rights are missing
+    indeed.
+    """
+
+    def __init__(self) -> None:
+        self._ends: float | None = None
+
+    def with_(self, error: KubernetesRefusedError) -> bool:
+        """Whether to try again."""
+        said = str(error.document.get("message") or "")
+        not_yet = error.status == 401 or (  # noqa: PLR2004 - HTTP
+            error.status == 403 and any(text in said for text in _NOT_YET)  # noqa: PLR2004
+        )
+        now = time.monotonic()
+        if self._ends is None:
+            self._ends = now + _RIGHTS_SECONDS
+        return not_yet and now < self._ends
 
 
 @contextmanager

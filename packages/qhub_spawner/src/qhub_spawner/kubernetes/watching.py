@@ -84,6 +84,7 @@ class Watch:
         self._version: str | None = None
         self._waiting: dict[Key | None, set[asyncio.Event]] = {}
         self._heard = 0.0
+        self._expired = False
 
     # ---- what others ask
 
@@ -147,8 +148,8 @@ class Watch:
                 if error.status == _GONE:
                     self.log.info("the watch of %s is too far behind; listing anew", self.path)
                     self._version = None
-                    if not self.failures:
-                        self.failures = 1
+                    if not self._expired:
+                        self._expired = True  # at once, but not time and again
                         continue
                 self._failed(error)
             except KubernetesUnavailableError as error:
@@ -218,7 +219,8 @@ class Watch:
                 if kind == "CONNECTED":
                     self._works()
                     continue
-                self._heard, heard, self.failures = time.monotonic(), True, 0
+                self._heard, heard = time.monotonic(), True
+                self.failures, self._expired = 0, False
                 self._version = found["metadata"]["resourceVersion"]
                 if kind in {"ADDED", "MODIFIED"}:
                     self._put(_key(found), found)
@@ -228,7 +230,7 @@ class Watch:
             # whoever is sent away as soon as they come, comes back less and less often
             short = time.monotonic() - began < _SHORTEST_LIFE_SECONDS
             if not short:
-                self.failures = 0
+                self.failures, self._expired = 0, False
         if short and not heard:
             raise KubernetesUnavailableError(f"the watch of {self.path} ended as it began")
 
