@@ -12,7 +12,7 @@ import pytest
 
 from qhub_spawner.access import Selection
 from qhub_spawner.errors import KubernetesRefusedError, KubernetesUnavailableError
-from qhub_spawner.kubernetes import names
+from qhub_spawner.kubernetes import names, patience
 from qhub_spawner.kubernetes import server as module
 from qhub_spawner.kubernetes.manifest import Settings
 from qhub_spawner.kubernetes.server import KubernetesServer
@@ -591,7 +591,7 @@ async def test_an_api_server_that_has_just_started(
     setting.cluster.faults["delete"] = [no, no]
     await setting.server.stop(now=True)
     assert setting.cluster.pods == {}
-    monkeypatch.setattr(module, "_RIGHTS_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "_RIGHTS_SECONDS", 0.0)
     setting.cluster.faults["create"] = [no]
     with pytest.raises(StartFailedError):
         await setting.begin()

@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from qhub_spawner.errors import (
-    KubernetesError,
-    KubernetesRefusedError,
-    KubernetesUnavailableError,
-)
-from qhub_spawner.kubernetes import manifest, names, words
+from qhub_spawner.errors import KubernetesError
+from qhub_spawner.kubernetes import creating, ending, manifest, names, words
+from qhub_spawner.kubernetes.creating import sentence
 from qhub_spawner.kubernetes.pod_spawner import PodSpawner
 from qhub_spawner.kubernetes.pods import Pod
 from qhub_spawner.launch import (
@@ -36,14 +33,7 @@ if TYPE_CHECKING:
 STATE_VERSION = 1
 _CONNECT_SECONDS = 0.05
 _LONGEST_CONNECT_SECONDS = 0.5
-_CREATE_SECONDS = 120.0
 _WAITING_SECONDS = 2.0  # a change wakes it at once; this is for what only time brings
-_RIGHTS_SECONDS = 15.0
-# pods is forbidden: User "system:serviceaccount:people:hub" cannot create resource "pods" in …
-# pods "jupyter-ada" is forbidden: not yet ready to handle request
-# pods "jupyter-ada" is forbidden: status unknown for quota: people, resources: pods
-_NOT_YET = ('" cannot ', "not yet ready to handle request", "status unknown for quota")
-_REPLACE_SECONDS = 15.0
 
 
 class KubernetesServer(BackendServer):
@@ -70,7 +60,7 @@ class KubernetesServer(BackendServer):
         self._step = Progress("Asking Kubernetes for your server.", 5)
         self._steps = asyncio.Event()
         self._restored = False
-        self._stopping = False
+        self.stopping = False
         self._alternatives = False
 
     @property
@@ -91,7 +81,7 @@ class KubernetesServer(BackendServer):
         self.grace_seconds, self._alternatives = launch.grace_seconds, launch.alternatives
         self.granted = words.Granted(str(profile.memory or ""), str(profile.walltime or ""))
         pod = await self.prepared(launch)
-        self.backend.live[self._key] = self
+        self.backend.live[self.key] = self
         self.owner.persist()
         self._creating = asyncio.ensure_future(self._create(pod))
         self._creating.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -103,7 +93,7 @@ class KubernetesServer(BackendServer):
     def _forget_last(self) -> None:
         self.address, self.uid, self._last, self._ended = None, None, None, None
         self._seen = None
-        self._stopping = self._restored = False
+        self.stopping = self._restored = False
 
     async def prepared(self, launch: Launch) -> dict[str, Any]:
         """Name the start, and return the pod that will be submitted; nothing is asked for yet."""
@@ -146,12 +136,12 @@ class KubernetesServer(BackendServer):
         Raises:
             StartFailedError: Kubernetes refused it; says why.
         """
-        created = await self._asked_for(pod)
+        created = await creating.ask_for(self, pod)
         self.uid = created["metadata"]["uid"]
         self.backend.watch_pods.take(created)
         try:
             for kind, dependant in self.pods.dependants(created):
-                await self._replace(kind, dependant)
+                await creating.replace(self, kind, dependant)
         except KubernetesError as error:
             msg = f"What belongs to the server's pod could not be made: {error}"
             raise StartFailedError(msg) from error
@@ -160,108 +150,6 @@ class KubernetesServer(BackendServer):
             done = hook(self.pods, created)
             if inspect.isawaitable(done):
                 await done
-
-    async def _replace(self, kind: str, dependant: dict[str, Any]) -> None:
-        """Make what belongs to the pod, in the place of what belonged to an earlier one."""
-        name, deadline = dependant["metadata"]["name"], time.monotonic() + _REPLACE_SECONDS
-        while True:
-            try:
-                await self.backend.api.create(kind, self.namespace, dependant)
-            except KubernetesRefusedError as error:
-                if error.reason != "AlreadyExists" or time.monotonic() > deadline:
-                    raise
-            else:
-                return
-            await self.backend.api.delete(kind, self.namespace, name, grace=None)
-            await asyncio.sleep(0.25)
-
-    async def _asked_for(self, pod: dict[str, Any]) -> dict[str, Any]:
-        """Create the pod and what must be there before it; go on while Kubernetes is silent."""
-        deadline, pause = time.monotonic() + _CREATE_SECONDS, 0.25
-        patience = _Patience()
-        while True:
-            try:
-                if self.pods.enable_user_namespaces:
-                    await self._ensure_namespace()
-                if self.pods.storage_pvc_ensure:
-                    await self._ensure_claim()
-                return await self._created(pod)
-            except KubernetesRefusedError as error:
-                if self._stopping or not patience.with_(error):
-                    raise self._refused(error) from error
-            except KubernetesUnavailableError as error:
-                if time.monotonic() > deadline or self._stopping:
-                    msg = "Kubernetes does not answer now, so nothing was started."
-                    raise StartFailedError(msg, status_code=503) from error
-            self._say("Kubernetes does not answer now; trying again.", 5)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, 5.0)
-
-    async def _ensure_namespace(self) -> None:
-        with _existing_is_fine():
-            await self.backend.api.request(
-                "POST", "/api/v1/namespaces", body=self.pods.own_namespace()
-            )
-
-    async def _ensure_claim(self) -> None:
-        claim = self.pods.claim()
-        claim |= {"apiVersion": "v1", "kind": "PersistentVolumeClaim"}
-        kind, name = "persistentvolumeclaims", claim["metadata"]["name"]
-        try:
-            await self.backend.api.create(kind, self.namespace, claim)
-        except KubernetesRefusedError as error:
-            if error.reason == "AlreadyExists":
-                return
-            # a quota is checked before the name is: what exists needs no room
-            if await self.backend.api.get(kind, self.namespace, name) is None:
-                raise
-
-    async def _created(self, pod: dict[str, Any]) -> dict[str, Any]:
-        """Create the pod, or find that an earlier request has; clear away one that is over."""
-        api = self.backend.api
-        deadline = time.monotonic() + self.backend.stop_timeout
-        while True:
-            try:
-                return await api.create("pods", self.namespace, pod)
-            except KubernetesRefusedError as error:
-                if error.reason != "AlreadyExists":
-                    raise
-            there = await api.get("pods", self.namespace, self.pod_name)
-            if there is None:
-                continue
-            if names.spawn_of(there) == self.spawn_id:
-                return there
-            await self._clear(there, deadline)
-
-    async def _clear(self, there: Mapping[str, Any], deadline: float) -> None:
-        """End a pod of our name that no server owns: one of an earlier start."""
-        pod = Pod.of(there)
-        # without a hub's mark it may be of the same person's, from KubeSpawner itself
-        person = (there["metadata"].get("annotations") or {}).get("hub.jupyter.org/username")
-        if pod.hub_id != self.backend.hub_id and (pod.hub_id or person != self.owner.user.name):
-            whose = "another hub" if pod.hub_id else "somebody else"
-            msg = f"A pod {self.pod_name} of {whose} is in the way; the administrator can help."
-            raise StartFailedError(msg, status_code=409)
-        self._say("Waiting for the end of your last server.", 5)
-        if not pod.deleting:
-            self.log.warning("deleting pod %s, which no server owns", self.pod_name)
-            await self.backend.api.delete(
-                "pods", self.namespace, self.pod_name, uid=pod.uid, grace=int(self.grace_seconds)
-            )
-        if time.monotonic() > deadline:
-            msg = (
-                f"The pod of your last server is still being removed from node {pod.node}. "
-                "Try again later, or ask the administrator."
-            )
-            raise StartFailedError(msg, status_code=503)
-        await self.backend.watch_pods.changed(self._key, 1.0)
-
-    def _refused(self, error: KubernetesRefusedError) -> StartFailedError:
-        self.log.warning("pod %s is refused: %s", self.pod_name, error)
-        quota = words.quota_words(error.document)
-        if quota:
-            return NoCapacityError(_sentence(quota))
-        return StartFailedError(_sentence(words.refusal_words(error.document)))
 
     async def _until_up(self) -> ServerAddress:
         """Wait until the server in the pod listens."""
@@ -273,14 +161,14 @@ class KubernetesServer(BackendServer):
                 why = self._ended.words if self._ended else "its pod is gone"
                 no_room = pod is not None and words.for_want_of_capacity(pod, self._events())
                 kind = NoCapacityError if no_room else StartFailedError
-                raise kind(_sentence(f"The server did not start: {why}"))
+                raise kind(sentence(f"The server did not start: {why}"))
             if pod.running:
                 ran_since = ran_since or time.monotonic()
-                self._say(f"The server is starting on {pod.node}.", 70)
+                self.say(f"The server is starting on {pod.node}.", 70)
                 address = await self._address()
                 if await _listens(address):
                     self.address = address
-                    self._say(f"The server is up on {pod.node}; connecting to it.", 90)
+                    self.say(f"The server is up on {pod.node}; connecting to it.", 90)
                     self._restored = False
                     self._note()
                     return address
@@ -292,27 +180,27 @@ class KubernetesServer(BackendServer):
                     )
                     raise StartFailedError(msg)
                 pause = min(_LONGEST_CONNECT_SECONDS, max(_CONNECT_SECONDS, ran / 20))
-                await self.backend.watch_pods.changed(self._key, pause)
+                await self.backend.watch_pods.changed(self.key, pause)
                 continue
             ran_since = None
             text, percent = words.waiting_words(pod, self._events(), now=datetime.now(UTC))
-            self._say(text, percent)
+            self.say(text, percent)
             self._give_up(pod, time.monotonic() - waits_since, text)
-            await self.backend.changed(self._key, _WAITING_SECONDS)
+            await self.backend.changed(self.key, _WAITING_SECONDS)
 
     def _give_up(self, pod: Pod, waited: float, text: str) -> None:
         """Fail, after some patience, where waiting is in vain or another backend may do better."""
         events = self._events()
         stuck = words.stuck_words(pod, events)
         if stuck is not None and waited > self.backend.stuck_patience:
-            raise StartFailedError(_sentence(f"The server cannot start: {stuck}"))
+            raise StartFailedError(sentence(f"The server cannot start: {stuck}"))
         patient = not self._alternatives or waited < self.backend.capacity_patience
         if not patient and words.for_want_of_capacity(pod, events, datetime.now(UTC)):
             raise NoCapacityError(text)
 
     async def _look(self) -> Pod | None:
         """Return the pod as it is now known, ``None`` if it is certain that there is none."""
-        found = self.backend.watch_pods.objects.get(self._key)
+        found = self.backend.watch_pods.objects.get(self.key)
         if found is not None and names.spawn_of(found) == self.spawn_id:
             pod = self._read(found)
             self.uid = pod.uid or self.uid
@@ -354,7 +242,7 @@ class KubernetesServer(BackendServer):
         found: Mapping[str, Any] = self._seen or {}
         if self.pods.get_pod_url:  # the configuration's own function sees the whole pod
             with suppress(KubernetesError):
-                found = await self.backend.api.get("pods", *self._key) or found
+                found = await self.backend.api.get("pods", *self.key) or found
         parts = urlsplit(self.pods.url_of(found))
         return ServerAddress(parts.hostname or "", parts.port or 80)
 
@@ -362,10 +250,12 @@ class KubernetesServer(BackendServer):
         return self.backend.events_of(self.uid)
 
     @property
-    def _key(self) -> tuple[str, str]:
+    def key(self) -> tuple[str, str]:
+        """Namespace and name of the pod."""
         return self.namespace, self.pod_name
 
-    def _say(self, message: str, percent: int) -> None:
+    def say(self, message: str, percent: int) -> None:
+        """Tell the person who waits."""
         step = Progress(message, percent)
         if step != self._step:
             self._step = step
@@ -403,7 +293,7 @@ class KubernetesServer(BackendServer):
             return None
         if self._ended is None:
             await self._look()
-        if self._ended is not None and not self._stopping:
+        if self._ended is not None and not self.stopping:
             self.backend.clear_away(self)
         return self._ended
 
@@ -414,9 +304,9 @@ class KubernetesServer(BackendServer):
 
     def changed(self) -> None:
         """Take notice that the watch has something new of the pod."""
-        if self.address is None or self._stopping or self._ended is not None:
+        if self.address is None or self.stopping or self._ended is not None:
             return
-        found = self.backend.watch_pods.objects.get(self._key)
+        found = self.backend.watch_pods.objects.get(self.key)
         ours = found is not None and names.spawn_of(found) == self.spawn_id
         if found is None or not ours or self._read(found).over:
             self.owner.server_ended()
@@ -427,66 +317,21 @@ class KubernetesServer(BackendServer):
         """See `BackendServer.stop`: the pod's deletion, and Kubernetes' word that it is gone."""
         if not self.pod_name:
             return
-        self._stopping = True
+        self.stopping = True
         if self._creating is not None:
             await asyncio.wait([self._creating])
         try:
-            await self._delete(0 if now else int(self.grace_seconds))
+            await ending.delete(self, 0 if now else int(self.grace_seconds))
         except StopFailedError:
-            self._stopping = False  # it lives on, as far as anybody knows
+            self.stopping = False  # it lives on, as far as anybody knows
             raise
         finally:
             self.release()
 
-    async def _delete(self, grace: int) -> None:
-        deadline = time.monotonic() + grace + self.backend.stop_timeout
-        asked, problem = False, ""
-        patience = _Patience()
-        while True:
-            try:
-                if not asked:
-                    if self.uid is None and not await self._made():
-                        return
-                    asked = True
-                    if not await self.backend.api.delete(
-                        "pods", self.namespace, self.pod_name, uid=self.uid, grace=grace
-                    ):
-                        return
-                there = self.backend.watch_pods.objects.get(self._key)
-                if there is None or names.spawn_of(there) != self.spawn_id:
-                    there = await self.backend.api.get("pods", self.namespace, self.pod_name)
-                if there is None or names.spawn_of(there) != self.spawn_id:
-                    return
-                pod = Pod.of(there)
-                if pod.over and pod.deleting:
-                    return  # its processes are gone; only the object waits to be tidied up
-                problem = f"its pod is still being removed from node {pod.node}"
-            except KubernetesRefusedError as error:
-                if not patience.with_(error):
-                    msg = f"Kubernetes does not let the hub stop the server: {error}"
-                    raise StopFailedError(msg) from error
-                asked, problem = False, str(error)
-                await asyncio.sleep(0.5)
-            except KubernetesUnavailableError as error:
-                asked, problem = False, str(error)
-                await asyncio.sleep(0.5)
-            if time.monotonic() > deadline:
-                msg = f"Kubernetes did not confirm that the server has ended: {problem}"
-                raise StopFailedError(msg)
-            await self.backend.watch_pods.changed(self._key, 1.0)
-
-    async def _made(self) -> bool:
-        """Find out whether our pod was made after all; another's of its name is let alone."""
-        there = await self.backend.api.get("pods", self.namespace, self.pod_name)
-        if there is None or names.spawn_of(there) != self.spawn_id:
-            return False
-        self.uid = there["metadata"]["uid"]
-        return True
-
     def release(self) -> None:
         """See `BackendServer.release`."""
-        if self.backend.live.get(self._key) is self:
-            del self.backend.live[self._key]
+        if self.backend.live.get(self.key) is self:
+            del self.backend.live[self.key]
 
     # ---- what the person sees ----
 
@@ -497,7 +342,7 @@ class KubernetesServer(BackendServer):
             if self._step != last:
                 last = self._step
                 yield last
-            if self.address is not None or self._stopping:
+            if self.address is not None or self.stopping:
                 return
             steps = self._steps
             with suppress(TimeoutError):
@@ -538,39 +383,7 @@ class KubernetesServer(BackendServer):
                 str(state["address"]["host"]), int(state["address"]["port"])
             )
         self._restored = True
-        self.backend.live[self._key] = self
-
-
-class _Patience:
-    """Takes for silence what an API server says that has just started.
-
-    Until it has read who may do what, it refuses everybody. Where that stays so, rights are missing
-    indeed.
-    """
-
-    def __init__(self) -> None:
-        self._ends: float | None = None
-
-    def with_(self, error: KubernetesRefusedError) -> bool:
-        """Whether to try again."""
-        said = str(error.document.get("message") or "")
-        not_yet = error.status == 401 or (  # noqa: PLR2004 - HTTP
-            error.status == 403 and any(text in said for text in _NOT_YET)  # noqa: PLR2004
-        )
-        now = time.monotonic()
-        if self._ends is None:
-            self._ends = now + _RIGHTS_SECONDS
-        return not_yet and now < self._ends
-
-
-@contextmanager
-def _existing_is_fine() -> Iterator[None]:
-    """Pass over the answer that an object exists already."""
-    try:
-        yield
-    except KubernetesRefusedError as error:
-        if error.reason != "AlreadyExists":
-            raise
+        self.backend.live[self.key] = self
 
 
 async def _listens(address: ServerAddress) -> bool:
@@ -584,8 +397,3 @@ async def _listens(address: ServerAddress) -> bool:
     with suppress(OSError):
         await writer.wait_closed()
     return True
-
-
-def _sentence(text: str) -> str:
-    text = text[:1].upper() + text[1:]
-    return text if text.endswith((".", "!", "?")) else f"{text}."
