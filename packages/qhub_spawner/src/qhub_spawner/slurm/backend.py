@@ -179,11 +179,11 @@ class SlurmBackend(LoggingConfigurable):
         """,
     )
     poll_starting = Float(
-        2.0,
+        3.0,
         min=0.5,
         config=True,
         help="""
-        Seconds between two queries while a server is starting. Default: 2. The start itself does
+        Seconds between two queries while a server is starting. Default: 3. The start itself does
         not wait for it: the server reports its address when it has one.
         """,
     )
