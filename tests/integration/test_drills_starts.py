@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import missing
 from tests.integration.drills import Drill, Server, assert_nothing_lost, assert_settled
 from tests.systems.faults import FaultyRest
 from tests.systems.processes import wait_until
@@ -197,7 +198,7 @@ def small_disk(cluster: Any) -> Iterator[Path]:
     done = subprocess.run(mount, capture_output=True, text=True, check=False)
     if done.returncode:
         folder.rmdir()
-        pytest.skip(f"a file system of one's own cannot be had here: {done.stderr.strip()}")
+        missing("a file system of one's own", RuntimeError(done.stderr.strip()))
     shutil.chown(folder, "qhub", "qhub")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)

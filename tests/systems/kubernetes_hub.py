@@ -196,10 +196,6 @@ class KubernetesHub(HubSystem):
             log_level=log_level,
         )
 
-    def stop(self) -> None:
-        """End hub and proxy; pods go on."""
-        super().stop()
-
     def set_identity(self, name: str, identity: Mapping[str, Any]) -> None:
         """Say who a user is on every target, as an authenticator does when they come in."""
         answer = self.api("PATCH", f"users/{quote(name)}", {"auth_state": {"qhub": identity}})

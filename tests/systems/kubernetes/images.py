@@ -158,7 +158,7 @@ def _base_layer(announce: Announce | None) -> Path:
             f"--include={','.join(DEBIAN_PACKAGES)}",
         ]
         # it mounts /proc in there; a mount namespace of its own takes that along when it ends
-        _run(["unshare", "--mount", *command, suite, str(root), _mirror(suite)], "debootstrap")
+        _run(["unshare", "--mount", *command, suite, str(root), *_mirror(suite)], "debootstrap")
         words = [
             f"--exclude=./{name}/*" for name in (*NOT_IN_IMAGES, "var/cache/apt", "dev", "proc")
         ]
@@ -181,15 +181,12 @@ def _suite() -> str:
     raise SystemUnavailableError(message)
 
 
-def _mirror(suite: str) -> str:
-    """Where this machine's apt gets the suite from; Debian's own address when it does not say."""
-    words = "$(CODENAME) $(RELEASE) $(SITE)"
+def _mirror(suite: str) -> list[str]:
+    """Where this machine's apt gets the suite from; debootstrap's own choice if it does not say."""
+    words = "$(CODENAME) $(RELEASE) $(SITE)"  # bookworm bookworm http://mirror.example/debian
     answer = _run(["apt-get", "indextargets", "--format", words, "Identifier: Packages"], "apt-get")
-    for line in answer.splitlines():
-        # bookworm bookworm http://deb.debian.org/debian
-        if line.split()[:2] == [suite, suite]:
-            return line.split()[2]
-    return "http://deb.debian.org/debian"
+    found = (line.split() for line in answer.splitlines())
+    return next((parts[2:] for parts in found if parts[:2] == [suite, suite]), [])
 
 
 def _import(root: Path, work: Path, archives: Sequence[Path]) -> None:

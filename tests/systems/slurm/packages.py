@@ -1,18 +1,10 @@
-"""Debian's packages of Slurm, installed when absent, with none of their daemons started."""
+"""Debian's packages of Slurm."""
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
+from ..packages import LOCK, SEARCH_PATH, install_packages, program
 
-from ..debian import MissingPackagesError, absent, ensure
-from ..processes import SystemUnavailableError, locked
-
-LOCK = Path("/run/lock/qhub-packages")
-POLICY = Path("/usr/sbin/policy-rc.d")
-SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+__all__ = ["LOCK", "PACKAGES", "SEARCH_PATH", "install", "program"]
 
 PACKAGES = (
     "slurmctld",
@@ -28,46 +20,10 @@ PACKAGES = (
 )
 
 
-def program(name: str) -> str:
-    """The path of a program of the system.
-
-    Raises:
-        SystemUnavailableError: It is not installed.
-    """
-    path = shutil.which(name, path=SEARCH_PATH)
-    if path is None:
-        message = f"{name} is not installed (looked in {SEARCH_PATH})"
-        raise SystemUnavailableError(message)
-    return path
-
-
 def install() -> None:
-    """Install what is absent; does nothing when all is there.
+    """Install what is absent.
 
     Raises:
         SystemUnavailableError: It cannot be done; names the packages and why.
     """
-    try:
-        if shutil.which("dpkg-query") and not absent(PACKAGES):
-            return
-        with locked(LOCK), _no_daemons_started():
-            ensure(PACKAGES)
-    except (MissingPackagesError, OSError) as error:
-        message = f"Slurm's packages cannot be installed: {error}"
-        raise SystemUnavailableError(message) from error
-
-
-@contextlib.contextmanager
-def _no_daemons_started() -> Iterator[None]:
-    """Let packages install without starting their services (policy-rc.d answers 101: forbidden)."""
-    kept = POLICY.with_name("policy-rc.d.qhub-kept")
-    if POLICY.exists():
-        POLICY.rename(kept)
-    POLICY.write_text("#!/bin/sh\nexit 101\n")
-    POLICY.chmod(0o755)
-    try:
-        yield
-    finally:
-        POLICY.unlink(missing_ok=True)
-        if kept.exists():
-            kept.rename(POLICY)
+    install_packages(PACKAGES, "Slurm")
