@@ -147,11 +147,13 @@ def run_ring(session: nox.Session, ring: str, arguments: list[str]) -> dict[str,
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style: ruff's rules and its formatting. `-- --fix` repairs what can be repaired."""
+    """Style and weaknesses: ruff, bandit, pip-audit. `-- --fix` repairs what can be repaired."""
     install(session, "lint", packages=False)
     fix = "--fix" in session.posargs
     session.run("ruff", "check", *(["--fix"] if fix else []), ".")
     session.run("ruff", "format", *([] if fix else ["--check"]), ".")
+    session.run("bandit", "--quiet", "-ll", "--recursive", *(f"{path}/src" for path in PACKAGES))
+    session.run("python", ".ci/audit.py")
 
 
 @nox.session

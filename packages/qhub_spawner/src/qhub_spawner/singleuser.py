@@ -209,7 +209,7 @@ def main(argv: list[str]) -> None:
     api_url = os.environ["JUPYTERHUB_API_URL"]
     wanted = urlsplit(os.environ["JUPYTERHUB_SERVICE_URL"])
     facing = facing_address(api_url)
-    everywhere = {"0.0.0.0", "::"}  # noqa: S104 - a comparison
+    everywhere = {"0.0.0.0", "::"}  # nosec B104 # noqa: S104 - a comparison
     if wanted.hostname in everywhere and (":" in wanted.hostname) != (":" in facing):
         raise SystemExit(
             f"qhub: c.QHubSpawner.ip is {wanted.hostname!r}, but the hub is reached from {facing}: "

@@ -205,7 +205,7 @@ def _container(profile: Profile, block: KubernetesBlock) -> Json:
     container["env"] = [{"name": name, "value": value} for name, value in variables.items()]
     mounts = [{**mount, "mountPath": path} for path, mount in block.mounts.items()]
     if block.shared_memory is not None:
-        mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})  # noqa: S108
+        mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})  # noqa: S108 # nosec B108
     container["volumeMounts"] = mounts
     return container
 

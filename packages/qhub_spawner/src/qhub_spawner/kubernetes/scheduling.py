@@ -165,7 +165,7 @@ def _reason(text: str) -> tuple[Want, str]:
 
 
 def _together(resources: Sequence[str], requests: Amounts) -> str:
-    words = [amount_words(name, requests.get(name, 0)) for name in sorted(set(resources))]
+    words = [amount_words(name, requests.get(name, 0)) for name in sorted(set(resources))]  # nosec B113
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 

@@ -211,7 +211,7 @@ def _live_part(slug: str, availability_json: str) -> Markup:
 
 
 def _render(name: str, **values: object) -> Markup:
-    return Markup(_template(name).render(values))  # noqa: S704 - the output of an escaping template
+    return Markup(_template(name).render(values))  # nosec B704 # noqa: S704 - the output of an escaping template
 
 
 @cache
@@ -233,4 +233,4 @@ def _template(name: str) -> Template:
 @cache
 def _static(name: str) -> Markup:
     text = resources.files("qhub_spawner.page").joinpath("static", name).read_text(encoding="utf-8")
-    return Markup(text)  # noqa: S704 - a file of this package
+    return Markup(text)  # nosec B704 # noqa: S704 - a file of this package
