@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import nox
 from nox.command import CommandFailed
 
 ROOT = Path(__file__).parent
+REPORTS = ROOT / "build" / "tests"
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
 # A real system on a shared machine may be late once: what fails is run again, twice at most, and
@@ -31,6 +35,10 @@ RINGS = {
     "integration": PATIENT,
     "e2e": PATIENT,
 }
+# In a run of all rings these tests have a process of their own, beside the others, which wait for
+# Slurm most of the time. tests/conftest.py marks a test with the systems it needs.
+BESIDE = "kubernetes or auth"
+BESIDE_SECONDS = 40 * 60.0  # how long it may still take when the others are through
 # Seconds that a session's process gets to end what it started after Ctrl-C.
 GRACE = {"interrupt_timeout": 60.0, "terminate_timeout": 30.0}
 
@@ -81,13 +89,18 @@ def tests(session: nox.Session) -> None:
         rings, arguments = [arguments[0]], arguments[1:]
     if "e2e" in rings:
         session.run("python", "tests/systems/debian.py", "chromium")
-    counts = dict.fromkeys(("passed", "failed", "skipped"), 0)
-    with kubernetes_built_beside(session, needed=rings != ["unit"]) as wait:
-        for ring in rings:
-            if ring != "unit":
-                wait()
-            for name, count in run_ring(session, ring, arguments).items():
-                counts[name] += count
+    counts: Counter[str] = Counter(passed=0, failed=0, skipped=0)
+    with kubernetes_built_beside(session, needed=rings != ["unit"]) as built:
+        if "unit" in rings:
+            counts.update(run_ring(session, "unit", arguments))
+        real = [ring for ring in rings if ring != "unit"]
+        if real:
+            built()
+        if len(real) > 1 and "-m" not in arguments:
+            counts.update(run_side_by_side(session, real, arguments))
+        else:
+            for ring in real:
+                counts.update(run_ring(session, ring, arguments))
     print("{passed} passed, {failed} failed, {skipped} skipped".format(**counts), flush=True)
     if counts["failed"]:
         session.error("tests failed")
@@ -102,8 +115,8 @@ def kubernetes_built_beside(session: nox.Session, *, needed: bool) -> Iterator[C
     if not needed:
         yield lambda: None
         return
-    log = ROOT / "build" / "tests" / "kubernetes.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    log = REPORTS / "kubernetes.log"
     python = str(Path(session.bin) / "python")
     command = ["nice", "-n", "10", python, "-m", "tests.systems.kubernetes", "build"]
     with log.open("w") as file:
@@ -123,26 +136,93 @@ def kubernetes_built_beside(session: nox.Session, *, needed: bool) -> Iterator[C
             build.wait()
 
 
-def run_ring(session: nox.Session, ring: str, arguments: list[str]) -> dict[str, int]:
-    """Run one ring to its end and count its tests; a ring that breaks down counts as a failure."""
-    report = ROOT / "build" / "tests" / f"{ring}.xml"  # session.create_tmp() would set TMPDIR too
-    report.parent.mkdir(parents=True, exist_ok=True)
-    report.unlink(missing_ok=True)
-    command = ("pytest", f"tests/{ring}", *RINGS[ring], f"--junitxml={report}", *arguments)
-    broken = 0
+def run_ring(
+    session: nox.Session, ring: str, arguments: list[str], marks: str = ""
+) -> Counter[str]:
+    """Run one ring, or those of its tests with these marks, to its end, and count its tests."""
+    failed = False
     try:
-        session.run(*command, **GRACE)
+        command = pytest_command(ring, [ring], arguments, marks)
+        # 5: there are none with these marks
+        session.run(*command, success_codes=[0, 5] if marks else [0], **GRACE)
     except CommandFailed:
-        broken = 1
+        failed = True
+    return counted(ring, failed=failed)
+
+
+def run_side_by_side(session: nox.Session, rings: list[str], arguments: list[str]) -> Counter[str]:
+    """Run these rings, and beside them those of their tests that are marked with `BESIDE`.
+
+    What those print comes at the end; meanwhile it stands in build/tests/beside.log.
+    """
+    log = REPORTS / "beside.log"
+    command = pytest_command("beside", rings, [*PATIENT, *arguments], BESIDE)
+    print(f"Beside, into {log.relative_to(ROOT)}: {shlex.join(command)}", flush=True)
+    environment = {name: value for name, value in session.env.items() if value is not None}
+    environment = {**os.environ, **environment}
+    environment["PATH"] = os.pathsep.join([session.bin, environment.get("PATH", os.defpath)])
+    counts: Counter[str] = Counter()
+    with log.open("w") as file:
+        beside = subprocess.Popen(
+            [str(Path(session.bin) / command[0]), *command[1:]],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches it once, from here
+        )
+    try:
+        for ring in rings:
+            counts.update(run_ring(session, ring, arguments, f"not ({BESIDE})"))
+        if beside.poll() is None:
+            print(f"Waiting for the tests beside; see {log.relative_to(ROOT)}.", flush=True)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            beside.wait(BESIDE_SECONDS)
+    finally:
+        if late := beside.poll() is None:
+            end(beside)
+        print(log.read_text(errors="replace"), flush=True)
+    counts.update(counted("beside", failed=late or beside.returncode not in {0, 5}))
+    return counts
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a run of tests that is late or was interrupted, with time to end what it started."""
+    for number, grace in zip((signal.SIGINT, signal.SIGTERM), GRACE.values(), strict=True):
+        process.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace)
+            return
+    process.kill()
+    process.wait()
+
+
+def pytest_command(
+    name: str, rings: list[str], arguments: list[str] | tuple[str, ...], marks: str
+) -> list[str]:
+    """Return the command that runs tests of some rings and writes their report."""
+    # session.create_tmp() would set TMPDIR too
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    report = REPORTS / f"{name}.xml"
+    report.unlink(missing_ok=True)
+    folders = [f"tests/{ring}" for ring in rings]
+    own = RINGS.get(name, ())
+    chosen = ["-m", marks] if marks else []
+    return ["pytest", *folders, *own, *chosen, f"--junitxml={report}", *arguments]
+
+
+def counted(name: str, *, failed: bool) -> Counter[str]:
+    """Count the tests of a report; a run that broke down counts as a failure."""
+    report = REPORTS / f"{name}.xml"
     if not report.exists():
-        return {"passed": 0, "failed": broken, "skipped": 0}
+        return Counter(failed=int(failed))
     suite = ET.parse(report).getroot()[0]  # noqa: S314 - pytest has just written it
     tests, failures, errors, skipped = (
-        int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")
+        int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")
     )
-    failed = failures + errors
-    passed = tests - failed - skipped
-    return {"passed": passed, "failed": max(failed, broken), "skipped": skipped}
+    bad = failures + errors
+    return Counter(passed=tests - bad - skipped, failed=max(bad, int(failed)), skipped=skipped)
 
 
 @nox.session

@@ -9,7 +9,7 @@ from types import FrameType
 
 from tests.systems.processes import SystemUnavailableError
 
-from . import form, mixed, poll, spawn, spawn_kubernetes, watch
+from . import form, mixed, poll, spawn, spawn_kubernetes, sync, watch
 
 BENCHMARKS = {
     "poll": poll.run,
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "spawn-kubernetes": spawn_kubernetes.run,
     "watch": watch.run,
     "mixed": mixed.run,
+    "sync": sync.run,
 }
 
 

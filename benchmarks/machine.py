@@ -9,11 +9,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+from tests.systems.keycloak.distribution import VERSION as KEYCLOAK
 from tests.systems.kubernetes.binaries import KUBERNETES, REQUIRED
 
-System = Literal["slurm", "kubernetes"]
+System = Literal["slurm", "kubernetes", "keycloak"]
 
-_PACKAGES = {"slurm": "batchspawner", "kubernetes": "jupyterhub-kubespawner"}
+_PACKAGES = {
+    "slurm": "batchspawner",
+    "kubernetes": "jupyterhub-kubespawner",
+    "keycloak": "oauthenticator",
+}
 
 
 def described(*systems: System) -> str:
@@ -24,7 +29,8 @@ def described(*systems: System) -> str:
     """
     systems = systems or ("slurm",)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    versions = ", ".join(_slurm() if each == "slurm" else _kubernetes() for each in systems)
+    found = {"slurm": _slurm, "kubernetes": _kubernetes, "keycloak": _keycloak}
+    versions = ", ".join(found[each]() for each in systems)
     names = ("jupyterhub", *(_PACKAGES[each] for each in systems))
     packages = ", ".join(f"{name} {version(name)}" for name in names)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
@@ -48,6 +54,10 @@ def _slurm() -> str:
 def _kubernetes() -> str:
     found = REQUIRED.search((KUBERNETES.source / "go.mod").read_text())
     return f"Kubernetes {found[1] if found else 'unknown'}"
+
+
+def _keycloak() -> str:
+    return f"Keycloak {KEYCLOAK}"
 
 
 def _system() -> str:

@@ -301,40 +301,12 @@ def show(loads: dict[str, list[Load]], rest: dict[int, Load], size: Size) -> Non
         "cpu_ratio": (ratio(ours.cpu, stock.cpu), CPU_GOAL),
     }
     met = {name: share < goal for name, (share, goal) in shares.items()}
-    amount = report.amount
-    lines = [
-        ("processes started a minute", "ratio", amount(ours.processes), amount(stock.processes)),
-        ("Slurm RPCs a minute", "rpc_ratio", amount(ours.calls), amount(stock.calls)),
-        ("CPU of the hub, of a core", "cpu_ratio", f"{ours.cpu:.2%}", f"{stock.cpu:.2%}"),
-    ]
-    rows = [
-        (
-            what, first, second, f"{shares[name][0]:.5f}",
-            f"< {shares[name][1]:g}, {report.verdict(met[name])}",
-        )
-        for what, name, first, second in lines
-    ]  # fmt: skip
-    rows.append(
-        (
-            "CPU of slurmctld, of a core", f"{ours.controller_cpu:.2%}",
-            f"{stock.controller_cpu:.2%}", "", "",
-        )
-    )  # fmt: skip
-    print(report.table(("", "qhub", "stock SlurmSpawner", "ratio", "goal"), rows))
+    print(_compared(ours, stock, shares, met))
     # at rest every process of ours is one command of Slurm's: a query
     queries = {str(count): load.processes for count, load in rest.items()}
     most = max(queries.values())
     met["queries_per_minute"] = most <= QUERIES_GOAL
-    print("\nqhub at rest (all servers run):")
-    print(
-        report.table(
-            ("servers", "queries a minute", "Slurm RPCs a minute", "CPU of the hub"),
-            [
-                (str(count), amount(load.processes), amount(load.calls), f"{load.cpu:.2%}")
-                for count, load in rest.items()
-            ],
-        )
-    )
+    print(f"\nqhub at rest (all servers run):\n{_resting(rest)}")
     print(f"goal: at most {QUERIES_GOAL} a minute, {report.verdict(met['queries_per_minute'])}")
     print(
         report.last_line(
@@ -358,4 +330,46 @@ def show(loads: dict[str, list[Load]], rest: dict[int, Load], size: Size) -> Non
                 "goals_met": all(met.values()),
             },
         )
+    )
+
+
+def _compared(
+    ours: Load, stock: Load, shares: dict[str, tuple[float, float]], met: dict[str, bool]
+) -> str:
+    """Return the table of both, with each share beside its goal."""
+    amount = report.amount
+    lines = [
+        ("processes started a minute", "ratio", amount(ours.processes), amount(stock.processes)),
+        ("Slurm RPCs a minute", "rpc_ratio", amount(ours.calls), amount(stock.calls)),
+        ("CPU of the hub, of a core", "cpu_ratio", f"{ours.cpu:.2%}", f"{stock.cpu:.2%}"),
+    ]
+    rows = [
+        (
+            what, first, second, f"{shares[name][0]:.5f}",
+            f"< {shares[name][1]:g}, {report.verdict(met[name])}",
+        )
+        for what, name, first, second in lines
+    ]  # fmt: skip
+    rows.append(
+        (
+            "CPU of slurmctld, of a core", f"{ours.controller_cpu:.2%}",
+            f"{stock.controller_cpu:.2%}", "", "",
+        )
+    )  # fmt: skip
+    return report.table(("", "qhub", "stock SlurmSpawner", "ratio", "goal"), rows)
+
+
+def _resting(rest: dict[int, Load]) -> str:
+    """Return the table of ours with servers that all run."""
+    return report.table(
+        ("servers", "queries a minute", "Slurm RPCs a minute", "CPU of the hub"),
+        [
+            (
+                str(count),
+                report.amount(load.processes),
+                report.amount(load.calls),
+                f"{load.cpu:.2%}",
+            )
+            for count, load in rest.items()
+        ],
     )

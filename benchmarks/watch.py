@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +20,6 @@ from statistics import fmean
 from typing import Any
 
 from tests.systems.kubernetes import KubernetesSystem, sweep
-from tests.systems.kubernetes.kwok import SELECTOR, TOLERATION
 from tests.systems.kubernetes_hub import KubernetesHub
 from tests.systems.processes import wait_until
 
@@ -29,89 +28,16 @@ from .activity import cpu_seconds
 from .answering import AnsweringServer
 from .audit import AuditLog
 from .figures import per_minute, ratio
-from .filled import Kept, fill
-from .fleet import Standing, addresses_here, dismiss, muster, qhub_kept, stock_kept
-from .rivals import StockKubernetesHub
+from .filled import fill
+from .fleet import Standing, addresses_here, dismiss, muster
+from .watched import BARE, HUB_ID, KINDS, USERS, Kind, lines
 from .wire import CountingForwarder
 
-USERS = ("alice", "bob")
-HUB_ID = "bench"
-RATIO_GOAL, BYTES_GOAL, CPU_GOAL = 1 / 10, 1 / 10, 1 / 3
+SHARES = ("ratio", "bytes_ratio", "cpu_ratio")
+GOALS = {"ratio": 1 / 10, "bytes_ratio": 1 / 10, "cpu_ratio": 1 / 3, "starting_cpu_ratio": 1 / 3}
 START_SECONDS = 900
 POSTS_AT_ONCE = 8
 PODS_OF_A_NODE = 110
-
-# The same for both: people are known, starting does not block the request, and nothing gives up
-# while thousands of servers are looked at one after the other.
-_COMMON = """
-c.Authenticator.allow_all = False
-c.Authenticator.allowed_users = set(USERS)
-c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0}
-c.Spawner.http_timeout = 600
-c.KubeSpawner.port = PORT
-"""
-_OURS = """
-c.IdleRule.timeout = 0  # stock has no such rule: a service beside it would ask the servers
-c.KubernetesBackend.hub_id = HUB_ID
-c.KubernetesBackend.stuck_patience = 7 * 24 * 3600
-c.QHubSpawner.profiles = [
-    {"slug": name, "display_name": name, "cpu": 1, "memory": "600 MiB", "walltime": "8h",
-     "kubernetes": {"cpu_request": "10m", "memory_request": "64 MiB", "node_selector": selector,
-                    "tolerations": [TOLERATION]}} for name, selector in SELECTORS.items()
-]
-"""
-_STOCK = """
-c.KubeSpawner.start_timeout = 7 * 24 * 3600
-c.KubeSpawner.profile_list = [
-    {"slug": name, "display_name": name,
-     "kubespawner_override": {"node_selector": selector, "tolerations": [TOLERATION]}}
-    for name, selector in SELECTORS.items()
-]
-"""
-# The hub alone: as many servers, and nobody who asks anything of Kubernetes.
-_NOBODY = """
-from jupyterhub.spawner import Spawner
-
-class Still(Spawner):
-    async def start(self):
-        raise NotImplementedError
-    async def stop(self, now=False):
-        pass
-    async def poll(self):
-        return None
-
-c.JupyterHub.spawner_class = Still
-"""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One of the hubs that are compared.
-
-    Attributes:
-        make: Makes the hub from lines of configuration.
-        kept: What it has in its database of a running server.
-        pods: Whether its servers have pods.
-    """
-
-    make: Callable[[KubernetesSystem, str], KubernetesHub]
-    kept: Callable[[Standing, int, str], Kept]
-    pods: bool = True
-
-
-KINDS = {
-    "ours": Kind(
-        lambda cluster, lines: KubernetesHub(cluster, profiles="", config=lines + _OURS), qhub_kept
-    ),
-    "stock": Kind(
-        lambda cluster, lines: StockKubernetesHub(cluster, config=lines + _STOCK), stock_kept
-    ),
-}
-BARE = Kind(
-    lambda cluster, lines: StockKubernetesHub(cluster, config=lines + _NOBODY),
-    stock_kept,
-    pods=False,
-)
 
 
 @dataclass(frozen=True)
@@ -170,7 +96,7 @@ class Bench:
     @contextmanager
     def with_servers(self, kind: Kind) -> Iterator[KubernetesHub]:
         """Run a hub that has taken up so many running servers, and nothing else."""
-        hub = kind.make(self.cluster, self._lines())
+        hub = kind.make(self.cluster, lines(self.port))
         kubeconfig = hub.run_folder / "kubeconfig"
         kubeconfig.write_text(kubeconfig.read_text().replace(self.cluster.api_url, self.wire.url))
         hub.hub.deadline_seconds = START_SECONDS
@@ -200,16 +126,6 @@ class Bench:
             hub.stop()
             dismiss(self.cluster, hub.namespace)
             hub.tidy()
-
-    def _lines(self) -> str:
-        values = {
-            "USERS": USERS,
-            "PORT": self.port,
-            "HUB_ID": HUB_ID,
-            "TOLERATION": TOLERATION,
-            "SELECTORS": {"fake": SELECTOR, "nowhere": {"nowhere": "yes"}},
-        }
-        return "".join(f"{name} = {value!r}\n" for name, value in values.items()) + _COMMON
 
     def _model(self, hub: KubernetesHub) -> Mapping[str, Any]:
         """Have the hub start a server, and return the pod that it has made for it."""
@@ -348,63 +264,55 @@ def show(
     rest: dict[str, Load], starting: dict[str, Load], bare: Load, size: Size, runs: int
 ) -> None:
     """Print the table and the last line."""
-    ours, stock = rest["ours"], rest["stock"]
     shares = {
-        "ratio": ratio(ours.requests, stock.requests),
-        "bytes_ratio": ratio(ours.total, stock.total),
-        "cpu_ratio": ratio(ours.cpu, stock.cpu),
+        **_shares("", rest["ours"], rest["stock"]),
+        **_shares("starting_", starting["ours"], starting["stock"]),
     }
-    later = {
-        "starting_ratio": ratio(starting["ours"].requests, starting["stock"].requests),
-        "starting_bytes_ratio": ratio(starting["ours"].total, starting["stock"].total),
-        "starting_cpu_ratio": ratio(starting["ours"].cpu, starting["stock"].cpu),
-    }
-    goals = {
-        "ratio": RATIO_GOAL,
-        "bytes_ratio": BYTES_GOAL,
-        "cpu_ratio": CPU_GOAL,
-        "starting_cpu_ratio": CPU_GOAL,
-    }
-    every = {**shares, **later}
-    met = {name: every[name] < goal for name, goal in goals.items()}
+    met = {name: shares[name] < goal for name, goal in GOALS.items()}
     rows = []
-    for when, loads, names in (
-        ("at rest", rest, tuple(shares)),
-        ("starting", starting, tuple(later)),
-    ):
+    for when, prefix, loads in (("at rest", "", rest), ("starting", "starting_", starting)):
         one, other = loads["ours"], loads["stock"]
-        lines = (
+        figures = (
             ("requests a minute", report.amount(one.requests), report.amount(other.requests)),
             ("kB a minute", report.amount(one.total / 1000), report.amount(other.total / 1000)),
             ("CPU of the hub, of a core", f"{one.cpu:.2%}", f"{other.cpu:.2%}"),
         )
-        for (what, *cells), name in zip(lines, names, strict=True):
-            goal = f"< {goals[name]:.3g}, {report.verdict(met[name])}" if name in goals else ""
-            rows.append((f"{when}: {what}", *cells, f"{every[name]:.4f}", goal))
+        for (what, *cells), share in zip(figures, SHARES, strict=True):
+            name = f"{prefix}{share}"
+            goal = f"< {GOALS[name]:.3g}, {report.verdict(met[name])}" if name in GOALS else ""
+            rows.append((f"{when}: {what}", *cells, f"{shares[name]:.4f}", goal))
     rows.append(("at rest: CPU of the hub alone, of a core", f"{bare.cpu:.2%}", "", "", ""))
     print(report.table(("", "qhub", "stock KubeSpawner", "ratio", "goal"), rows))
     print(
         report.last_line(
             "watch",
-            ours=ours.requests,
-            other=stock.requests,
+            ours=rest["ours"].requests,
+            other=rest["stock"].requests,
             ratio=shares["ratio"],
             runs=runs,
             more={
                 "unit": "requests per minute at rest",
                 "running": size.running,
                 "starting": size.starting,
-                "bytes_ours": ours.total,
-                "bytes_other": stock.total,
-                "bytes_ratio": shares["bytes_ratio"],
-                "cpu_ours": ours.cpu,
-                "cpu_other": stock.cpu,
-                "cpu_ratio": shares["cpu_ratio"],
+                "bytes_ours": rest["ours"].total,
+                "bytes_other": rest["stock"].total,
+                "cpu_ours": rest["ours"].cpu,
+                "cpu_other": rest["stock"].cpu,
                 "cpu_floor": bare.cpu,
-                **later,
                 "starting_cpu_ours": starting["ours"].cpu,
                 "starting_cpu_other": starting["stock"].cpu,
+                **{name: share for name, share in shares.items() if name != "ratio"},
                 "goals_met": all(met.values()),
             },
         )
     )
+
+
+def _shares(prefix: str, ours: Load, stock: Load) -> dict[str, float]:
+    """Return what ours has of stock's, by the names in the last line."""
+    pairs = (
+        (ours.requests, stock.requests),
+        (ours.total, stock.total),
+        (ours.cpu, stock.cpu),
+    )
+    return {f"{prefix}{name}": ratio(*pair) for name, pair in zip(SHARES, pairs, strict=True)}

@@ -21,6 +21,7 @@ try:
 
     from .both import both_stage
     from .check import CheckFailedError, check
+    from .keycloak import keycloak_stage
     from .kubernetes import kubernetes_stage
     from .local import local_stage
     from .slurm import slurm_stage
@@ -34,6 +35,7 @@ STAGES = {
     "kubernetes": kubernetes_stage,
     "both": both_stage,
 }
+KEYCLOAK = "keycloak"
 PORT = 8000
 LARGEST_PORT = 65535
 LOOK_SECONDS = 1.0
@@ -48,12 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     problem = _port_problem(port) if port is not None else None
     if problem:
         return _failed(problem)
+    if options.systems[0] != KEYCLOAK and len(options.systems) > 1:
+        return _failed(f"{' '.join(options.systems)}: only keycloak goes with another system")
     for number in ENDS:
         signal.signal(number, signal.default_int_handler)
     _end_with_nox()
     began = time.monotonic()
     try:
-        with STAGES[options.system](port) as stage:
+        with _stage(options.systems, port) as stage:
             if options.check:
                 seen = check(stage)
             else:
@@ -81,12 +85,14 @@ def _parser() -> argparse.ArgumentParser:
         description="A hub to try out, on this machine or on real clusters that this brings up.",
     )
     parser.add_argument(
-        "system",
-        nargs="?",
-        choices=tuple(STAGES),
-        default="local",
-        help="servers as processes here (the default), as jobs of a real Slurm, as pods of a real "
-        "Kubernetes, or as either (all but the first need root)",
+        "systems",
+        nargs="*",
+        metavar="SYSTEM",
+        choices=(*STAGES, KEYCLOAK),
+        default=["local"],
+        help="local: servers as processes here (the default); slurm: as jobs of a real Slurm; "
+        "kubernetes: as pods of a real Kubernetes; both (all but the first need root); keycloak, "
+        "alone or before one of these: log-in at a real Keycloak",
     )
     parser.add_argument(
         "--check",
@@ -100,6 +106,14 @@ def _parser() -> argparse.ArgumentParser:
         help=f"where the hub is opened (default: {PORT}; with --check any free one)",
     )
     return parser
+
+
+def _stage(systems: Sequence[str], port: int | None) -> contextlib.AbstractContextManager[Stage]:
+    first, *rest = systems
+    if first == KEYCLOAK:
+        name = rest[0] if rest else "local"
+        return keycloak_stage(port, name, STAGES[name])
+    return STAGES[first](port)
 
 
 def _failed(message: str) -> int:

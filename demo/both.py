@@ -8,52 +8,62 @@ from pathlib import Path
 
 from tests.systems.both_hub import BothHub
 from tests.systems.kubernetes_hub import offer_folder
+from tests.systems.slurm import HUB_USER
 from tests.systems.userenv import user_environment
 
-from .identities import identity_lines, of_account
+from .entrance import Entrance, SharedPassword
+from .identities import of_account
 from .kubernetes import (
     GROUPS,
     LINES,
     NAMESPACE,
     SEEN,
+    SHARED,
     cluster_running,
     offered,
     watch_hint,
 )
 from .local import MARK
 from .slurm import slurm_running
-from .stage import Stage, login_lines, need_root, new_password, running, say
+from .stage import Stage, need_root, running, say
 
 HOMES = Path("/home")
 
 
 @contextlib.contextmanager
-def both_stage(port: int | None) -> Iterator[Stage]:
+def both_stage(port: int | None, entrance: Entrance | None = None) -> Iterator[Stage]:
     """Bring up both clusters and a hub on them; at the end stop servers, hub and clusters."""
     need_root("Slurm and a Kubernetes", "both")
     user_environment(say)
-    with slurm_running() as slurm, cluster_running() as cluster:
+    with slurm_running(entrance) as slurm, cluster_running() as cluster:
+        run_folder = Path(slurm.run_folder)
         offer_folder(cluster, NAMESPACE, "homes", HOMES)
-        profiles = offered(Path(slurm.run_folder), "both.yaml")
-        password = new_password()
+        lines = LINES
+        if entrance is None:
+            identities = {name: of_account(name) for name in slurm.users}
+            entrance = SharedPassword(slurm.users, GROUPS, identities)
+        else:
+            offer_folder(cluster, NAMESPACE, "shared", entrance.places["shared"])
+            # the same path as in a job
+            mount = f"{entrance.places['shared']}/{{path}}"
+            lines += f"{SHARED}c.KubernetesBackend.shared_mount = {mount!r}\n"
+        profiles = offered(run_folder, "both.yaml", entrance)
         hub = BothHub(
             slurm,
             cluster,
             namespace=NAMESPACE,
             profiles=f"c.QHubSpawner.profiles = {str(profiles)!r}\n",
-            config=LINES
-            + f"c.JupyterHub.load_groups = {GROUPS!r}\n"
-            + login_lines(slurm.users, password)
-            + identity_lines({name: of_account(name) for name in slurm.users}),
+            config=lines + entrance.lines(run_folder / "who", HUB_USER),
             port=port,
             environment={MARK: str(slurm.run_folder)},
             rights=SEEN,
         )
-        with running(hub):
+        entrance.opened(hub)
+        with entrance.known(run_folder / "who"), running(hub):
             yield Stage(
                 hub=hub,
-                people=slurm.users,
-                password=password,
+                people=entrance.people,
+                password=entrance.password,
                 check_profiles=("general", "container"),
                 hints=(
                     "Log in as alice, and in a private window as bob: each is offered their own.",

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from tests.systems.both_hub import BothHub
 from tests.systems.hub import HubSystem
@@ -25,6 +25,7 @@ from .visitor import Page, VisitError, Visitor
 READY_SECONDS = 180
 STOP_SECONDS = 60
 LOG_LINES = 30
+KEYCLOAK_FORM = "kc-form-login"
 
 CODE = """
 import json, os, platform, pwd, socket
@@ -139,7 +140,10 @@ def log_in(visitor: Visitor, url: str, user: str, password: str) -> Page:
         VisitError: The hub refuses it.
     """
     page = visitor.open(url)
-    page = visitor.submit(page.form("/hub/login"), username=user, password=password)
+    if urlsplit(page.url).path == "/hub/login" and not page.has("/hub/login"):
+        page = visitor.open(f"{url}hub/oauth_login")
+    form = page.form(KEYCLOAK_FORM if page.has(KEYCLOAK_FORM) else "/hub/login")
+    page = visitor.submit(form, username=user, password=password)
     if not any(form.name == "spawn_form" for form in page.forms):
         raise CheckFailedError(f"after log-in there is no page to choose from, but {page.url}")
     return page

@@ -11,11 +11,13 @@ from tests.systems.kubernetes import KubernetesSystem
 from tests.systems.kubernetes import sweep as sweep_kubernetes
 from tests.systems.kubernetes_hub import RESTRICTED, KubernetesHub, offer_folder
 from tests.systems.processes import end_processes
+from tests.systems.slurm import HUB_USER
 from tests.systems.userenv import user_environment
 
-from .identities import Identity, identity_lines, of_member
+from .entrance import Entrance, SharedPassword
+from .identities import Identity, of_member
 from .local import MARK, processes_of
-from .stage import Stage, let_it_end, login_lines, need_root, new_password, running, say
+from .stage import Stage, let_it_end, need_root, running, say
 
 HERE = Path(__file__).resolve().parent
 NAMESPACE = "people"
@@ -40,38 +42,39 @@ c.KubernetesBackend.shared_volume = {"persistentVolumeClaim": {"claimName": "sha
 
 
 @contextlib.contextmanager
-def kubernetes_stage(port: int | None) -> Iterator[Stage]:
+def kubernetes_stage(port: int | None, entrance: Entrance | None = None) -> Iterator[Stage]:
     """Bring up Kubernetes and a hub on it; at the end stop servers, hub and cluster."""
     need_root("Kubernetes", "kubernetes")
     user_environment(say)
     with cluster_running() as cluster:
-        folder = cluster.run_folder / "storage"
-        _make_storage(cluster, folder)
-        profiles = offered(cluster.run_folder, "kubernetes.yaml")
-        password = new_password()
-        people = tuple(IDENTITIES)
+        if entrance is None:
+            entrance = SharedPassword(tuple(IDENTITIES), GROUPS, IDENTITIES)
+            _make_storage(cluster, cluster.run_folder / "storage")
+        else:
+            offer_folder(cluster, NAMESPACE, "homes", entrance.places["homes"])
+            offer_folder(cluster, NAMESPACE, "shared", entrance.places["shared"])
+        profiles = offered(cluster.run_folder, "kubernetes.yaml", entrance)
         hub = KubernetesHub(
             cluster,
             namespace=NAMESPACE,
             profiles=f"c.QHubSpawner.profiles = {str(profiles)!r}\n",
             config=LINES
             + SHARED
-            + f"c.JupyterHub.load_groups = {GROUPS!r}\n"
-            + login_lines(people, password)
-            + identity_lines(IDENTITIES),
+            + entrance.lines(cluster.run_folder / "who", HUB_USER),
             port=port,
             environment={MARK: str(cluster.run_folder)},
             rights=SEEN,
         )
+        entrance.opened(hub)
         with running(hub):
             yield Stage(
                 hub=hub,
-                people=people,
-                password=password,
+                people=entrance.people,
+                password=entrance.password,
                 check_profiles=("gpu",),
                 hints=(
                     "Log in as alice, and in a private window as bob: each is offered their own.",
-                    "/shared/research is alice's to write and bob's to read.",
+                    *entrance.hints,
                     watch_hint(cluster),
                     "Delete one with kubectl, and see what its person is told.",
                     f"The list is {profiles}: change it and reload the page.",
@@ -99,10 +102,10 @@ def cluster_running() -> Iterator[KubernetesSystem]:
         cluster.stop()
 
 
-def offered(folder: Path, name: str) -> Path:
+def offered(folder: Path, name: str, entrance: Entrance) -> Path:
     """Copy a list of profiles to where it may be changed; returns the copy."""
     profiles = folder / "profiles.yaml"
-    profiles.write_text((HERE / name).read_text("utf-8"))
+    profiles.write_text(entrance.offered((HERE / name).read_text("utf-8")))
     profiles.chmod(0o644)
     return profiles
 

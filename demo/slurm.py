@@ -4,46 +4,49 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
 from tests.systems.processes import end_processes
-from tests.systems.slurm import SlurmSystem
+from tests.systems.slurm import HUB_USER, Association, Definition, SlurmSystem
 from tests.systems.slurm import sweep as sweep_slurm
 from tests.systems.slurm_hub import SlurmHub
 from tests.systems.userenv import user_environment
 
 from .local import MARK, processes_of
-from .stage import Stage, let_it_end, login_lines, need_root, new_password, running, say
+from .entrance import Entrance, SharedPassword
+from .stage import Stage, let_it_end, need_root, running, say
 
 # The hub's groups; the accounts of the cluster are Slurm's own matter.
 GROUPS = {"research": ["alice"]}
 
 
 @contextlib.contextmanager
-def slurm_stage(port: int | None) -> Iterator[Stage]:
+def slurm_stage(port: int | None, entrance: Entrance | None = None) -> Iterator[Stage]:
     """Bring up Slurm and a hub on it; at the end stop servers, hub and Slurm with all its jobs."""
     need_root("Slurm", "slurm")
     user_environment(say)
-    with slurm_running() as slurm:
-        password = new_password()
-        profiles = Path(slurm.run_folder) / "profiles.yaml"
+    with slurm_running(entrance) as slurm:
+        run_folder = Path(slurm.run_folder)
+        entrance = entrance or SharedPassword(slurm.users, GROUPS)
+        profiles = run_folder / "profiles.yaml"
         example = files("qhub_spawner") / "examples" / "slurm.yaml"
-        profiles.write_text(example.read_text("utf-8"))
+        profiles.write_text(entrance.offered(example.read_text("utf-8")))
         profiles.chmod(0o644)
-        groups = f"c.JupyterHub.load_groups = {GROUPS!r}\n"
         hub = SlurmHub(
             slurm,
             profiles=f"c.QHubSpawner.profiles = {str(profiles)!r}\n",
-            config=groups + login_lines(slurm.users, password),
+            config=entrance.lines(run_folder / "who", HUB_USER),
             port=port,
             environment={MARK: str(slurm.run_folder)},
         )
-        with running(hub):
+        entrance.opened(hub)
+        with entrance.known(run_folder / "who"), running(hub):
             yield Stage(
                 hub=hub,
-                people=slurm.users,
-                password=password,
+                people=entrance.people,
+                password=entrance.password,
                 check_profiles=("gpu",),
                 hints=(
                     "Log in as alice, and in a private window as bob: each is offered their own.",
@@ -56,13 +59,19 @@ def slurm_stage(port: int | None) -> Iterator[Stage]:
 
 
 @contextlib.contextmanager
-def slurm_running() -> Iterator[SlurmSystem]:
-    """Bring up Slurm, after what an earlier demo may have left is ended."""
+def slurm_running(entrance: Entrance | None = None) -> Iterator[SlurmSystem]:
+    """Bring up Slurm, after what an earlier demo may have left is ended.
+
+    Whoever else can come in may use the account that bob uses.
+    """
     for folder in sweep_slurm():
         end_processes(processes_of(folder))
     sweep_sudo_rules()
     say("Starting Slurm: munge, MariaDB, slurmdbd, slurmctld, four slurmd, slurmrestd …")
-    system = SlurmSystem()
+    usual = Definition()
+    more = [name for name in (entrance.people if entrance else ()) if name not in usual.users]
+    others = tuple(Association(name, "teaching") for name in more)
+    system = SlurmSystem(replace(usual, associations=usual.associations + others))
     system.start()
     try:
         say(f"Slurm is ready after {system.seconds_to_ready:.1f} s …")

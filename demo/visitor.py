@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from http.cookiejar import CookieJar
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit
 from urllib.request import Request
@@ -43,11 +43,21 @@ class Page:
         Raises:
             LookupError: The page has none; says what it has.
         """
+        found = self._found(name)
+        if found is not None:
+            return found
+        has = ", ".join(form.name or form.action for form in self.forms) or "none"
+        raise LookupError(f"{self.url} has no form {name!r}; its forms: {has}")
+
+    def has(self, name: str) -> bool:
+        """Whether the page has that form."""
+        return self._found(name) is not None
+
+    def _found(self, name: str) -> Form | None:
         for form in self.forms:
             if form.name == name or urlsplit(form.action).path.endswith(name):
                 return form
-        has = ", ".join(form.name or form.action for form in self.forms) or "none"
-        raise LookupError(f"{self.url} has no form {name!r}; its forms: {has}")
+        return None
 
 
 class _Forms(HTMLParser):
@@ -100,7 +110,9 @@ class Visitor:
 
     def __init__(self) -> None:
         """Begin without cookies."""
-        self.cookies = CookieJar()
+        # as a browser does at 127.0.0.1, which is as good as https to it
+        trusted = DefaultCookiePolicy(secure_protocols=("http", "https"))
+        self.cookies = CookieJar(trusted)
         self._opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(self.cookies)
         )

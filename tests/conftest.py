@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +13,42 @@ import pytest
 from tests.systems.processes import SystemUnavailableError
 
 REQUIRED = bool(os.environ.get("QHUB_SYSTEMS_REQUIRED") or os.environ.get("CI"))
+
+
+# By each mark: fixtures and parameters that mean its system. A test's file or its own name may
+# name the system, too, for one that is started in the test.
+SYSTEMS = {
+    "slurm": {"slurm", "cluster", "command-line", "rest"},
+    "kubernetes": {"kubernetes"},
+    "auth": {"auth", "keycloak"},
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marks of systems."""
+    for system in SYSTEMS:
+        config.addinivalue_line("markers", f"{system}: needs {system}; set by tests/conftest.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with the systems it needs: `-m kubernetes` takes those of one."""
+    for item in items:
+        if "unit" not in item.path.parts:
+            for system in systems_of(item):
+                item.add_marker(system)
+
+
+def systems_of(item: pytest.Item) -> set[str]:
+    """Return the systems that a test needs, from its fixtures, its parameters and its names."""
+    parameters = getattr(item, "callspec", None)
+    values = parameters.params.values() if parameters is not None else ()
+    needs = {
+        *getattr(item, "fixturenames", ()),
+        *(each for each in values if isinstance(each, str)),
+    }
+    named = {*re.split("[_.]", item.path.stem), *item.name.partition("[")[0].split("_")}
+    return {system for system, own in SYSTEMS.items() if own & needs or system in named}
 
 
 def missing(system: str, error: Exception) -> None:
@@ -53,6 +90,101 @@ def kubernetes() -> Iterator[Any]:
         yield system
     finally:
         system.stop()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Any]:
+    """One real PostgreSQL for the whole run; `make()` gives the address of an empty database."""
+    from tests.systems.postgresql import PostgreSQL
+
+    yield from _database(PostgreSQL)
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[Any]:
+    """One real MariaDB for the whole run; `make()` gives the address of an empty database."""
+    from tests.systems.mariadb import MariaDB
+
+    yield from _database(MariaDB)
+
+
+def _database(kind: Callable[[], Any]) -> Iterator[Any]:
+    system = kind()
+    try:
+        system.start()
+    except SystemUnavailableError as error:
+        missing(system.name, error)
+    try:
+        yield system
+    finally:
+        system.stop()
+
+
+@pytest.fixture(scope="session")
+def keycloak() -> Iterator[Any]:
+    """One real Keycloak for the whole run, or the one that `QHUB_KEYCLOAK` names."""
+    from tests.systems.keycloak import KeycloakSystem, sweep
+
+    system = KeycloakSystem.shared()
+    if system is None:
+        sweep()
+        system = KeycloakSystem()
+        try:
+            system.start()
+        except SystemUnavailableError as error:
+            missing("Keycloak", error)
+    try:
+        yield system
+    finally:
+        system.stop()
+
+
+@pytest.fixture(scope="module")
+def realm(keycloak: Any) -> Iterator[Any]:
+    """A realm for the tests of one module: that of demo/realm.yaml."""
+    realm = keycloak.make_realm()
+    try:
+        yield realm
+    finally:
+        realm.remove()
+
+
+@pytest.fixture
+def make_realm(keycloak: Any) -> Iterator[Callable[..., Any]]:
+    """Make realms for one test alone, as `KeycloakSystem.make_realm` does."""
+    realms: list[Any] = []
+
+    def make(*arguments: Any, **options: Any) -> Any:
+        realms.append(keycloak.make_realm(*arguments, **options))
+        return realms[-1]
+
+    try:
+        yield make
+    finally:
+        for each in realms:
+            each.remove()
+
+
+@pytest.fixture(scope="session")
+def make_traefik() -> Iterator[Callable[..., Any]]:
+    """Make real Traefiks, as a build for tests; see tests/systems/traefik/README.md."""
+    from tests.systems.traefik import TraefikSystem
+
+    made: list[Any] = []
+
+    def make(**options: Any) -> Any:
+        try:
+            made.append(TraefikSystem(**options))
+        except SystemUnavailableError as error:
+            missing("Traefik", error)
+        made[-1].start()
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for each in made:
+            each.stop()
 
 
 @pytest.fixture(scope="session")

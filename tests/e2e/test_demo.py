@@ -112,6 +112,7 @@ def test_the_check_on_kubernetes(place: Path) -> None:
     assert left(place) == []
 
 
+@pytest.mark.kubernetes
 def test_the_check_on_both(place: Path) -> None:
     """A job and a pod of one person have one uid and one home: the pod reads what the job wrote."""
     if os.geteuid() != 0:

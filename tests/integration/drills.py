@@ -7,24 +7,19 @@ the hub, runs in Slurm and answers through the proxy, and no job of the hub is w
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
+from tests.integration.drilling import PEOPLE, HubDrill, Server
 from tests.systems import stand_in
 from tests.systems.faults import FaultyCommands
-from tests.systems.processes import NotReadyError, wait_until
+from tests.systems.processes import wait_until
 from tests.systems.slurm import NODES, PARTITIONS, Definition, Node, Partition, SlurmSystem
 from tests.systems.slurm_hub import SlurmHub
 
-PEOPLE = ("alice", "bob")
 # "closed" takes jobs and runs none until it is opened: jobs in it wait.
 MANY = Definition(
     nodes=(*NODES, Node("big01", 64, 64_000), Node("big02", 64, 64_000)),
@@ -59,16 +54,8 @@ c.JupyterHub.init_spawners_timeout = 1
 """
 
 
-@dataclass(frozen=True)
-class Server:
-    """A server of a person, by its name in the hub."""
-
-    person: str
-    name: str
-
-
 @dataclass
-class Drill:
+class Drill(HubDrill):
     """A hub on a cluster, with what a drill does to it.
 
     Attributes:
@@ -84,28 +71,6 @@ class Drill:
     hub_id: str
     hold: Path = field(default_factory=Path)
 
-    # ---- starting ----
-
-    def request(self, server: Server, slug: str = "many") -> None:
-        """Ask for a start, and do not wait for it."""
-        answer = self.hub.start_server(server.person, {"profile": slug}, server.name)
-        assert answer.status in {201, 202}, (answer.status, answer.text)
-
-    def start(self, *names: str, slug: str = "many", person: str = "alice") -> list[Server]:
-        """Start servers and wait until all of them are ready."""
-        servers = [Server(person, name) for name in names]
-        for server in servers:
-            self.request(server, slug)
-        for server in servers:
-            self.hub.wait_ready(server.person, server.name, 60)
-        return servers
-
-    def stop(self, server: Server) -> None:
-        """Stop a server, and wait until the hub says that it is stopped."""
-        answer = self.hub.stop_server(server.person, server.name)
-        assert answer.status in {202, 204}, (answer.status, answer.text)
-        self.hub.wait_stopped(server.person, server.name)
-
     def start_one_of_each(self) -> tuple[Server, Server, Server]:
         """Return a server that runs, one whose job waits, and one that has not reported yet."""
         self.hold.touch()
@@ -119,56 +84,10 @@ class Drill:
 
     # ---- looking ----
 
-    def model(self, server: Server) -> dict[str, Any]:
-        """The hub's own view of a server; empty when there is none."""
-        return self.hub.server(server.person, server.name) or {}
-
     def job_id(self, server: Server) -> int:
         """The id of a server's job, as the hub has it on record; 0 before it is known."""
         state = self.model(server).get("state") or {}
         return int((state.get("qhub") or {}).get("job_id") or 0)
-
-    def ended_words(self, server: Server) -> str:
-        """Why a server ended, or did not start, as its person is told."""
-        state = self.model(server).get("state") or {}
-        return str(state.get("last_ended") or state.get("last_failed") or "")
-
-    def wait_ended(self, server: Server, seconds: float = 30) -> str:
-        """Wait until the hub knows that a server ended by itself; returns why, in words."""
-        self.wait(
-            lambda: not self.model(server).get("ready") and not self.model(server).get("pending"),
-            seconds,
-            f"the end of {server}",
-        )
-        return self.ended_words(server)
-
-    def progress_says(self, server: Server, text: str, seconds: float = 30) -> str:
-        """Follow a start as its waiting page does, until an event holds a text; returns it."""
-        path = f"hub/api/users/{quote(server.person)}/servers/{quote(server.name)}/progress"
-        request = urllib.request.Request(
-            f"{self.hub.hub_url}{path}", headers={"Authorization": f"token {self.hub.token}"}
-        )
-        said: list[str] = []
-        deadline = time.monotonic() + seconds
-        with urllib.request.urlopen(request, timeout=seconds) as lines:
-            for line in lines:
-                if line.startswith(b"data:"):
-                    said.append(str(json.loads(line[5:])["message"]))
-                    if text in said[-1]:
-                        return said[-1]
-                if time.monotonic() > deadline:
-                    break
-        raise AssertionError(f"{text!r} is not in what {server} was told: {said}")
-
-    def ask(self, server: Server, query: str = "") -> dict[str, Any]:
-        """What a server says of itself, through the proxy; empty when it does not answer."""
-        url = f"{self.hub.url}user/{quote(server.person)}/{quote(server.name)}/drill{query}"
-        try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
-                found: dict[str, Any] = json.loads(answer.read())
-                return found
-        except (OSError, ValueError):
-            return {}
 
     def jobs(self) -> dict[int, str]:
         """Id and state of this hub's jobs that are not over, nor on their way out."""
@@ -190,23 +109,6 @@ class Drill:
                 if state.get("job_id") and (server["ready"] or server["pending"]):
                     found[Server(person, name)] = int(state["job_id"])
         return found
-
-    def wait(self, condition: Callable[[], Any], seconds: float, what: str) -> Any:
-        """Wait for a condition; a failure shows the end of the hub's log."""
-        try:
-            return wait_until(condition, seconds, what, poll_seconds=0.2)
-        except NotReadyError as error:
-            lines = self.hub.log.read_text().splitlines()
-            log = "\n".join([line for line in lines if "] 200 GET " not in line][-60:])
-            raise AssertionError(f"{error}\nthe hub's log:\n{log}") from error
-
-    def logged(self, text: str) -> int:
-        """How often a text stands in what the hub has logged."""
-        return self.hub.log.read_text().count(text)
-
-    def wait_logged(self, text: str, seconds: float = 30, *, beyond: int = 0) -> None:
-        """Wait until the hub has logged a text more often than `beyond` times."""
-        self.wait(lambda: self.logged(text) > beyond, seconds, f"{text!r} in the log")
 
     def wait_polls(self) -> None:
         """Wait until the hub has asked for the queue once from now on, and so knows what is."""

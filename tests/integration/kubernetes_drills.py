@@ -7,23 +7,18 @@ the hub, its pod runs and answers through the proxy, and no pod of the hub is wi
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import tempfile
-import time
-import urllib.request
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from tests.integration.drills import PEOPLE, Server
+from tests.integration.drilling import PEOPLE, HubDrill, Server
 from tests.systems import stand_in
 from tests.systems.kubernetes import KubernetesSystem
 from tests.systems.kubernetes_faults import FaultyApi
 from tests.systems.kubernetes_hub import RESTRICTED, KubernetesHub, offer_folder
-from tests.systems.processes import NotReadyError, wait_until
 
 CLIENTS = ("kube-scheduler", "kube-controller-manager", "kubelet")
 # "nowhere" asks for a node with a label that none has until it is opened: pods of it wait.
@@ -59,7 +54,7 @@ c.JupyterHub.init_spawners_timeout = 1
 
 
 @dataclass
-class KubernetesDrill:
+class KubernetesDrill(HubDrill):
     """A hub on a cluster, with what a drill does to it.
 
     Attributes:
@@ -83,26 +78,6 @@ class KubernetesDrill:
         """While it exists, servers of the profile "held" do not listen."""
         return self.folder / "hold"
 
-    def request(self, server: Server, slug: str = "many") -> None:
-        """Ask for a start, and do not wait for it."""
-        answer = self.hub.start_server(server.person, {"profile": slug}, server.name)
-        assert answer.status in {201, 202}, (answer.status, answer.text)
-
-    def start(self, *names: str, slug: str = "many", person: str = "alice") -> list[Server]:
-        """Start servers and wait until all of them are ready."""
-        servers = [Server(person, name) for name in names]
-        for server in servers:
-            self.request(server, slug)
-        for server in servers:
-            self.hub.wait_ready(server.person, server.name, 60)
-        return servers
-
-    def stop(self, server: Server) -> None:
-        """Stop a server, and wait until the hub says that it is stopped."""
-        answer = self.hub.stop_server(server.person, server.name)
-        assert answer.status in {202, 204}, (answer.status, answer.text)
-        self.hub.wait_stopped(server.person, server.name)
-
     def start_one_of_each(self) -> tuple[Server, Server, Server]:
         """Return a server that runs, one whose pod waits, and one that does not listen yet."""
         self.hold.touch()
@@ -120,10 +95,6 @@ class KubernetesDrill:
 
     # ---- looking ----
 
-    def model(self, server: Server) -> dict[str, Any]:
-        """The hub's own view of a server; empty when there is none."""
-        return self.hub.server(server.person, server.name) or {}
-
     def record(self, server: Server) -> dict[str, Any]:
         """What the hub has on record of a server's pod."""
         return (self.model(server).get("state") or {}).get("qhub") or {}
@@ -132,48 +103,6 @@ class KubernetesDrill:
         """The path of a server's pod in the API."""
         name = self.wait(lambda: self.record(server).get("pod"), 20, f"a pod of {server}")
         return f"/api/v1/namespaces/{self.hub.namespace}/pods/{name}"
-
-    def ended_words(self, server: Server) -> str:
-        """Why a server ended, or did not start, as its person is told."""
-        state = self.model(server).get("state") or {}
-        return str(state.get("last_ended") or state.get("last_failed") or "")
-
-    def wait_ended(self, server: Server, seconds: float = 40) -> str:
-        """Wait until the hub knows that a server ended by itself; returns why, in words."""
-        self.wait(
-            lambda: not self.model(server).get("ready") and not self.model(server).get("pending"),
-            seconds,
-            f"the end of {server}",
-        )
-        return self.ended_words(server)
-
-    def progress_says(self, server: Server, text: str, seconds: float = 30) -> str:
-        """Follow a start as its waiting page does, until an event holds a text; returns it."""
-        path = f"hub/api/users/{quote(server.person)}/servers/{quote(server.name)}/progress"
-        request = urllib.request.Request(
-            f"{self.hub.hub_url}{path}", headers={"Authorization": f"token {self.hub.token}"}
-        )
-        said: list[str] = []
-        deadline = time.monotonic() + seconds
-        with urllib.request.urlopen(request, timeout=seconds) as lines:
-            for line in lines:
-                if line.startswith(b"data:"):
-                    said.append(str(json.loads(line[5:])["message"]))
-                    if text in said[-1]:
-                        return said[-1]
-                if time.monotonic() > deadline:
-                    break
-        raise AssertionError(f"{text!r} is not in what {server} was told: {said}")
-
-    def ask(self, server: Server, query: str = "") -> dict[str, Any]:
-        """What a server says of itself, through the proxy; empty when it does not answer."""
-        url = f"{self.hub.url}user/{quote(server.person)}/{quote(server.name)}/drill{query}"
-        try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
-                found: dict[str, Any] = json.loads(answer.read())
-                return found
-        except (OSError, ValueError):
-            return {}
 
     def pods(self) -> dict[str, Mapping[str, Any]]:
         """This hub's pods by uid, but for those on their way out and those that are over."""
@@ -195,24 +124,6 @@ class KubernetesDrill:
                 if state.get("uid") and (server["ready"] or server["pending"]):
                     found[Server(person, name)] = str(state["uid"])
         return found
-
-    def wait(self, condition: Callable[[], Any], seconds: float, what: str) -> Any:
-        """Wait for a condition; a failure shows the end of the hub's log."""
-        try:
-            return wait_until(condition, seconds, what, poll_seconds=0.2)
-        except NotReadyError as error:
-            lines = self.hub.log.read_text().splitlines()
-            log = "\n".join([line for line in lines if "] 200 GET " not in line][-60:])
-            message = f"{error}\nThe hub's log ends:\n{log}"
-            raise NotReadyError(message) from error
-
-    def logged(self, text: str) -> int:
-        """How often a text stands in the hub's log."""
-        return self.hub.log.read_text().count(text)
-
-    def wait_logged(self, text: str, *, beyond: int = 0, seconds: float = 60) -> None:
-        """Wait until a text stands in the hub's log more often than `beyond`."""
-        self.wait(lambda: self.logged(text) > beyond, seconds, f"{text!r} in the log")
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import cancel_all
-from tests.integration.drills import PEOPLE, Server
+from tests.integration.drilling import PEOPLE, Server
 from tests.systems import stand_in
 from tests.systems.both_hub import BothHub
 from tests.systems.kubernetes_hub import RESTRICTED, offer_folder

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.integration.drills import Server, assert_settled
+from tests.integration.drilling import Server
+from tests.integration.drills import assert_settled
 
 
 def test_suspend_and_resume(drill_by: Any) -> None:

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.integration.drills import Server, assert_settled
+from tests.integration.drilling import Server
+from tests.integration.drills import assert_settled
 
 WHERE = "import json, os; print(json.dumps([os.environ['SLURM_JOB_ID'], os.getppid()]))"
 TOO_MUCH = """

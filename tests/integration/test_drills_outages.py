@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.integration.drills import Drill, Server, assert_settled, down, forget_all_jobs, opened
+from tests.integration.drilling import Server
+from tests.integration.drills import Drill, assert_settled, down, forget_all_jobs, opened
 from tests.systems.slurm import SlurmSystem
 
 UNKNOWN = "Slurm's queue is unknown"

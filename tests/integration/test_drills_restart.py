@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.integration.drills import Server, assert_settled, opened
+from tests.integration.drilling import Server
+from tests.integration.drills import assert_settled, opened
 
 
 def test_hub_killed_with_twenty_servers(drill_by: Any) -> None:

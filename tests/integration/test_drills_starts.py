@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import missing
-from tests.integration.drills import Drill, Server, assert_nothing_lost, assert_settled
+from tests.integration.drilling import Server
+from tests.integration.drills import Drill, assert_nothing_lost, assert_settled
 from tests.systems.faults import FaultyRest
 from tests.systems.processes import wait_until
 

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,10 +183,10 @@ def test_the_promise_outlives_the_hub(hub: HubSystem, server: str) -> None:
     lives_through(hub, server, TIMEOUT + 2)
 
 
-async def type_in_a_terminal(hub: Any, words: str) -> None:
-    """Open a terminal of alice's server as a browser does, type, and close the tab."""
-    base = f"{hub.url}user/alice/"
-    headers = {"Authorization": f"token {hub.user_token('alice')}"}
+async def type_in_a_terminal(hub: Any, person: str, words: str) -> None:
+    """Open a terminal of a person's server as a browser does, type, and close the tab."""
+    base = f"{hub.url}user/{person}/"
+    headers = {"Authorization": f"token {hub.user_token(person)}"}
     asked = HTTPRequest(f"{base}api/terminals", method="POST", body="{}", headers=headers)
     name = json.loads((await AsyncHTTPClient().fetch(asked)).body)["name"]
     address = f"{base.replace('http', 'ws', 1)}terminals/websocket/{name}"
@@ -199,31 +200,61 @@ async def type_in_a_terminal(hub: Any, words: str) -> None:
     socket.close()
 
 
-async def test_a_silent_terminal(hub_on: Any, kubernetes: Any) -> None:
-    """A program in a terminal is work, on Slurm and in a pod, though it says nothing."""
-    from tests.systems.kubernetes_hub import KubernetesHub
+async def test_a_silent_terminal(hub_on: Any, kubernetes: Any, user_bin: Path) -> None:
+    """A program in a terminal is work, on every backend, though it says nothing."""
+    from tests.systems.kubernetes_hub import PROFILES, KubernetesHub
 
-    on_pods = KubernetesHub(kubernetes)
-    on_pods.start()
+    here = {"slug": "here", "display_name": "Here", "local": {}}
+    here["environment"] = str(user_bin.parent)
+    hub = KubernetesHub(
+        kubernetes, profiles=f"{PROFILES}\nc.QHubSpawner.profiles.append({here!r})\n"
+    )
+    hub.start()
     try:
-        hubs = {"slurm": hub_on(), "kubernetes": on_pods}
-        for hub in hubs.values():
-            hub.add_user("alice")
-            hub.start_server("alice", {})
-            hub.wait_ready("alice")
-            assert hub.api("GET", "users/alice/qhub/idle").json["busy"] is None
-            await type_in_a_terminal(hub, "sleep 300")
+        hub.add_user("bob")
+        places = {
+            "slurm": (hub_on(), "alice", {}),
+            "kubernetes": (hub, "alice", {}),
+            "local": (hub, "bob", {"profile": "here"}),
+        }
+        for on, person, options in places.values():
+            on.add_user(person)
+            on.start_server(person, options)
+            on.wait_ready(person)
+            assert on.api("GET", f"users/{person}/qhub/idle").json["busy"] is None
+            await type_in_a_terminal(on, person, "sleep 300")
 
-        def busy(hub: Any) -> str:
-            return str(hub.api("GET", "users/alice/qhub/idle").json["busy"] or "")
+        def busy(on: Any, person: str) -> str:
+            return str(on.api("GET", f"users/{person}/qhub/idle").json["busy"] or "")
 
-        for name, hub in hubs.items():
-            said = await asyncio.to_thread(
-                wait_until, lambda hub=hub: busy(hub), 90, name, poll_seconds=2
-            )
+        for name, (on, person, _) in places.items():
+            look = partial(busy, on, person)
+            said = await asyncio.to_thread(wait_until, look, 90, name, poll_seconds=2)
             assert said == "a program runs in a terminal"
-        on_pods.stop_server("alice")
-        on_pods.wait_stopped("alice")
+        work = works(hub)
+        assert len(work) == 1
+        for person in ("alice", "bob"):
+            hub.stop_server(person)
+            hub.wait_stopped(person)
+        wait_until(lambda: not works(hub), 20, "the end of what looked at the local server")
     finally:
-        on_pods.stop()
-        on_pods.tidy()
+        hub.stop()
+        hub.tidy()
+
+
+def works(hub: Any) -> list[str]:
+    """The processes that look at local servers of a hub."""
+    program = f"{hub.run_folder}/site/qhub_spawner/work.py\0".encode()
+    return [
+        entry.name
+        for entry in Path("/proc").glob("[0-9]*")
+        if entry.is_dir() and program in command_of(entry)
+    ]
+
+
+def command_of(entry: Path) -> bytes:
+    """The command line of a process; nothing if it has ended."""
+    try:
+        return (entry / "cmdline").read_bytes()
+    except OSError:
+        return b""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import missing
-from tests.integration.drills import Server
+from tests.integration.drilling import Server
 from tests.integration.kubernetes_drills import KubernetesDrill, assert_settled, end, make_drill
 from tests.systems import debian
 

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from tests.integration.drills import Server
+from tests.integration.drilling import Server
 from tests.integration.kubernetes_drills import (
     KubernetesDrill,
     assert_settled,

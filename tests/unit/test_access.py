@@ -711,3 +711,18 @@ def test_an_option_of_ask_beside_the_profile() -> None:
         [{"slug": "a", "display_name": "A", "policy": "ask", "slurm": {}, "kubernetes": {}}]
     )
     assert select(catalogue, CLO, {"backend": "kubernetes"}).backend == "kubernetes"
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\0", "\x1b[0m", "a\x85b", "\ud800"])
+def test_names_that_no_environment_can_hold(name: str) -> None:
+    """Newline, NUL and their like in a person's name start nothing, and the refusal is one line."""
+    with pytest.raises(SelectionError, match="No server can be started for a user name") as raised:
+        select(one(), Person(name), {})
+    assert raised.value.status_code == 400
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["名前", "a b", "\u200dx", "$(id)", "a'b", "..a"])
+def test_other_names_are_names(name: str) -> None:
+    """Whatever else a name holds is the backends' business."""
+    assert select(one(), Person(name), {}).slug

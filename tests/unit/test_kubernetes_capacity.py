@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qhub_spawner.availability import Availability
+from qhub_spawner.availability import Availability, StartEstimate
 from qhub_spawner.kubernetes.amounts import (
     amount_words,
     amounts_of,
@@ -27,6 +27,7 @@ from qhub_spawner.kubernetes.capacity import (
     ScalablePool,
     Taint,
     availability_of,
+    combined,
     quota_availability,
     tolerates,
 )
@@ -523,3 +524,48 @@ def test_hostile_quotas(name: str) -> None:
     odd: Any = {"spec": data, "status": {"hard": data, "used": data}}
     assert quota_availability(SMALL, [odd]).nodes_total is None
     assert Request.of(odd).gpus == 0
+
+
+REAL = StartEstimate("now", source="calculated")
+BY_NODES = Availability(
+    nodes_idle=2, nodes_total=3, cpus_free=16, gpus_free=2, gpus_total=4, start=REAL, as_of=NOW
+)
+BY_QUOTA = StartEstimate("now", source="quota")
+
+
+@pytest.mark.parametrize(
+    ("quota_view", "changes"),
+    [
+        (Availability(as_of=NOW, stale=True), {}),
+        (Availability(cpus_free=4, start=BY_QUOTA), {"cpus_free": 4}),
+        (
+            Availability(cpus_free=99, gpus_free=1, gpus_total=9, start=BY_QUOTA),
+            {"gpus_free": 1},
+        ),
+        (
+            Availability(gpus_free=0, gpus_total=2, problem="no room for 1 GPU", stale=True),
+            {
+                "gpus_free": 0,
+                "gpus_total": 2,
+                "problem": "no room for 1 GPU",
+                "start": StartEstimate(),
+                "stale": True,
+            },
+        ),
+        (
+            Availability(cpus_free=4, start=BY_QUOTA, as_of=NOW - timedelta(minutes=1)),
+            {"cpus_free": 4, "as_of": NOW - timedelta(minutes=1)},
+        ),
+    ],
+)
+def test_nodes_and_quota(quota_view: Availability, changes: dict[str, Any]) -> None:
+    """The smaller figure counts; a quota that is full keeps the server, one that is silent nothing."""
+    assert combined(BY_NODES, quota_view) == replace(BY_NODES, **changes)
+
+
+def test_a_full_quota_is_not_mended_by_a_new_node() -> None:
+    """No node is promised to who may not have it; and both reasons are told."""
+    growing = Availability(nodes_total=0, scale_up=True, problem="no node that could run it")
+    found = combined(growing, Availability(problem="the quota has no room"))
+    assert not found.scale_up
+    assert found.problem == "no node that could run it, and the quota has no room"

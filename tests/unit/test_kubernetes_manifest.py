@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 from urllib.parse import unquote
 
@@ -273,3 +274,26 @@ def test_an_ended_server_is_not_started_again() -> None:
 def test_merging(base: Any, over: Any, result: Any) -> None:
     """As a strategic merge of Kubernetes does."""
     assert merged(base, over) == result
+
+
+@pytest.mark.parametrize("name", [".", "..", "...", "-", "a/../b", "x" * 300])
+def test_home_of_any_name(name: str) -> None:
+    """Without an identity the home is one folder below /home, whatever the name."""
+    storage = Storage(home_volume={"persistentVolumeClaim": {"claimName": "homes"}})
+    pod = completed(BASE, profile(), user=name, settings=Settings(storage=storage))
+    (mount,) = (each for each in server(pod)["volumeMounts"] if each["name"] == "qhub-homes")
+    assert re.fullmatch(r"/home/[A-Za-z0-9_.@-]{1,32}", mount["mountPath"])
+    assert mount["mountPath"] not in {"/home/.", "/home/.."}
+    assert mount["subPath"] == path_part(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("alice", "alice"), ("$(HOME)", "$$(HOME)"), ("$$(A)", "$$$$(A)"), ("a$", "a$$")],
+)
+def test_a_name_refers_to_no_variable(name: str, written: str) -> None:
+    """Kubernetes makes `$` of each `$$`, and so leaves the name as it is."""
+    from qhub_spawner.kubernetes.pod_spawner import literal
+
+    assert literal(name) == written
+    assert written.replace("$$", "$") == name

@@ -162,12 +162,13 @@ class Cluster:
 class Owner:
     """The hub's spawner, as far as a server knows it."""
 
-    def __init__(self) -> None:
+    def __init__(self, user: str = "alice", name: str = "") -> None:
         self.log = LOG
         self.records: list[Any] = []
         self.ended = 0
         self.server: KubernetesServer | None = None
-        self.user = SimpleNamespace(name="alice")
+        self.user = SimpleNamespace(name=user)
+        self.name = name
 
     def persist(self) -> None:
         assert self.server is not None
@@ -341,10 +342,40 @@ async def test_pod_of_nobody_is_in_the_way(setting: Setting) -> None:
     assert setting.cluster.pods[KEY] is theirs
 
 
+@pytest.mark.parametrize(
+    "whose", [{}, names.owner_annotations("bob", ""), names.owner_annotations("alice", "other")]
+)
+async def test_pod_of_another_server_is_in_the_way(setting: Setting, whose: Any) -> None:
+    """Of one name by a template, or because two people's names were made to share one: let alone."""
+    theirs = setting.foreign(annotations=whose)
+    with pytest.raises(StartFailedError, match="of another server is in the way") as raised:
+        await setting.begin()
+    assert raised.value.status_code == 409
+    await setting.server.stop()
+    assert setting.cluster.pods[KEY] is theirs
+
+
+@pytest.mark.parametrize("other", [Owner("bob"), Owner(name="other")], ids=["person", "server"])
+async def test_two_servers_of_one_pod_name(setting: Setting, other: Owner) -> None:
+    """The second one is refused before anything is asked; the first one lives, and is watched."""
+    await setting.begin()
+    first, pods = setting.server, dict(setting.cluster.pods)
+    setting.server = setting.another(other)
+    asked = list(setting.cluster.asked)
+    with pytest.raises(StartFailedError, match="of another server is in the way"):
+        await setting.begin()
+    await setting.server.stop()
+    assert setting.cluster.asked == asked
+    assert setting.cluster.pods == pods
+    assert setting.backend.live == {KEY: first}
+    assert other.records == []
+
+
 @pytest.mark.parametrize("mine", ["prod", ""], ids=["an earlier start", "stock KubeSpawner"])
 async def test_last_server_is_still_there(setting: Setting, mine: str) -> None:
     """One of this person's that no server owns is ended, that one only, and makes room."""
-    old = setting.foreign(hub=mine, annotations={"hub.jupyter.org/username": "alice"})
+    notes = {"hub.jupyter.org/username": "alice", **names.owner_annotations("alice", "")}
+    old = setting.foreign(hub=mine, annotations=notes)
     await setting.begin()
     assert setting.cluster.deleted == [old["metadata"]["uid"]]
     assert setting.server.uid != old["metadata"]["uid"]
@@ -353,7 +384,7 @@ async def test_last_server_is_still_there(setting: Setting, mine: str) -> None:
 async def test_last_server_does_not_go(setting: Setting) -> None:
     """It is waited for, for a while; then the person is told where it hangs."""
     setting.cluster.stubborn = True
-    setting.foreign()
+    setting.foreign(annotations=names.owner_annotations("alice", ""))
     with pytest.raises(StartFailedError, match="still being removed") as raised:
         await setting.begin()
     assert raised.value.status_code == 503

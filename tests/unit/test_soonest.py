@@ -10,6 +10,7 @@ from qhub_spawner.availability import Availability, StartEstimate
 from qhub_spawner.runtime import _earliest
 
 NOW = Availability(start=StartEstimate("now", source="calculated"))
+ALLOWED = Availability(start=StartEstimate("now", source="quota"))
 UNKNOWN = Availability()
 GROWS = Availability(scale_up=True)
 
@@ -33,8 +34,16 @@ def at(minutes: float) -> Availability:
         ([at(60), GROWS], 1),
         ([GROWS, at(2)], 1),
         ([at(-5), NOW], 0),
+        ([ALLOWED, NOW], 1),
+        ([ALLOWED, at(-5)], 1),
+        ([ALLOWED, at(30)], 0),
+        ([ALLOWED, ALLOWED], 0),
+        ([GROWS, ALLOWED], 1),
     ],
 )
 def test_the_earliest(views: list[Availability | None], first: int) -> None:
-    """A time before a later one, a node that is added within minutes, what is unknown last."""
+    """A time before a later one, a node that is added within minutes, what is unknown last.
+
+    What a quota allows at once comes after what a machine has at once.
+    """
     assert _earliest(views) == first

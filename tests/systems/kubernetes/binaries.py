@@ -33,16 +33,18 @@ class Module:
         name: The name of its cache entry; its source is the folder `go-NAME`.
         minutes: How long it takes on two cores, for the announcement.
         renamed: Programs whose name is not the last part of their package.
+        home: The folder that its source is in.
     """
 
     name: str
     minutes: str
     renamed: Mapping[str, str] = field(default_factory=dict)
+    home: Path = HERE
 
     @property
     def source(self) -> Path:
         """Where its go.mod is."""
-        return HERE / f"go-{self.name}"
+        return self.home / f"go-{self.name}"
 
     @property
     def linker_flags(self) -> str:
@@ -65,7 +67,8 @@ class Module:
         is at hand: so it is known on a machine that has no Go, and a cache can be moved there.
         """
         parts = [PINNED, self.linker_flags]
-        parts += [path.read_text() for path in sorted(self.source.iterdir())]
+        sources = sorted(path for path in self.source.rglob("*") if path.is_file())
+        parts += [path.read_text() for path in sources]
         digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
         return cache_folder() / f"{self.name}-{digest}"
 

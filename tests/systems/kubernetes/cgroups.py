@@ -7,13 +7,12 @@ in the one of cgroup v2, where NAME is the name of the run folder.
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..processes import ProcessId, SystemUnavailableError, end_processes, wait_until
+from ..cgroups import ROOT, Cgroups
+from ..processes import SystemUnavailableError
 
-ROOT = Path("/sys/fs/cgroup")
 NEEDED = ("cpu", "cpuset", "memory", "pids")
 DAEMONS = "daemons"
 
@@ -42,7 +41,7 @@ def hierarchies(root: Path = ROOT) -> tuple[Path, ...]:
     raise SystemUnavailableError(message)
 
 
-class InstanceCgroups:
+class InstanceCgroups(Cgroups):
     """The cgroups of one instance.
 
     Args:
@@ -54,7 +53,7 @@ class InstanceCgroups:
         self.name = name
         self._root = root
         self.v2 = (root / "cgroup.controllers").exists()
-        self._groups = tuple(hierarchy / name for hierarchy in hierarchies(root))
+        super().__init__(tuple(hierarchy / name for hierarchy in hierarchies(root)))
 
     def create(self) -> None:
         """Make the groups.
@@ -94,54 +93,6 @@ class InstanceCgroups:
         message = f"no cgroup of container {container_id} below {top}/kubepods"
         raise FileNotFoundError(message)
 
-    def processes(self) -> set[ProcessId]:
-        """All processes in the groups: daemons, shims and what runs in pods."""
-        found = set()
-        for group in self._groups:
-            for folder in _bottom_up(group):
-                with contextlib.suppress(OSError):
-                    for line in (folder / "cgroup.procs").read_text().split():
-                        process = ProcessId.of(int(line))
-                        if process is not None and process.pid != os.getpid():
-                            found.add(process)
-        return found
-
-    def remove(self) -> None:
-        """Kill what is left in the groups, and remove them.
-
-        Raises:
-            NotReadyError: A group stays busy.
-        """
-        if not any(group.exists() for group in self._groups):
-            return
-
-        def emptied() -> bool:
-            self._thaw()
-            end_processes(self.processes(), grace_seconds=0)
-            return self._removed()
-
-        wait_until(emptied, 20, f"removing the cgroups {', '.join(map(str, self._groups))}")
-
-    def _thaw(self) -> None:
-        for group in self._groups:
-            for folder in _bottom_up(group):
-                for name, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
-                    if (folder / name).exists():
-                        with contextlib.suppress(OSError):
-                            (folder / name).write_text(value)
-
-    def _removed(self) -> bool:
-        busy = False
-        for group in self._groups:
-            for folder in _bottom_up(group):
-                try:
-                    folder.rmdir()
-                except FileNotFoundError:
-                    continue
-                except OSError:
-                    busy = True
-        return not busy
-
 
 def _pass_controllers_on(group: Path) -> None:
     """Let the children of a v2 group have its controllers; kubelet asks for all that there are."""
@@ -159,8 +110,3 @@ def _fill_cpuset(folder: Path) -> None:
         path = folder / file
         if path.exists() and not (folder / "cgroup.controllers").exists():
             path.write_text((folder.parent / file).read_text())
-
-
-def _bottom_up(group: Path) -> Iterator[Path]:
-    for folder, _, _ in os.walk(group, topdown=False):
-        yield Path(folder)

@@ -2,68 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shutil
-import signal
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from ..processes import ProcessId, end_processes, wait_until
+from .. import run_folders
+from ..processes import end_processes, wait_until
+from ..run_folders import RunFolder
 from .cgroups import InstanceCgroups
 from .room import disconnect
 
 PREFIX = "qkube-"
 
 
-@dataclass(frozen=True)
-class Instance:
-    """One instance as its run folder tells.
-
-    Attributes:
-        folder: The run folder.
-        owner: The process that started it; None when it is not recorded.
-        link: The name of this machine's end of its cable; "" when it is not recorded.
-        by_hand: Whether `python -m tests.systems.kubernetes up` started it.
-        kept: Whether the run folder was to be kept; its processes have ended.
-    """
-
-    folder: Path
-    owner: ProcessId | None
-    link: str = ""
-    by_hand: bool = False
-    kept: bool = False
-
-    @classmethod
-    def read(cls, folder: Path) -> Instance:
-        """Read a run folder."""
-        data: dict[str, object] = {}
-        with contextlib.suppress(OSError, ValueError):
-            data = json.loads((folder / "owner.json").read_text())
-        return cls(
-            folder=folder,
-            owner=ProcessId.read(folder / "owner.json"),
-            link=str(data.get("link", "")),
-            by_hand=bool(data.get("by_hand")),
-            kept=(folder / "kept").exists(),
-        )
+class Instance(RunFolder):
+    """One instance as its run folder tells."""
 
     @property
-    def owned(self) -> bool:
-        """Whether the process that started it lives."""
-        return self.owner is not None and self.owner.alive
-
-    @property
-    def daemons(self) -> dict[str, ProcessId]:
-        """Its living daemons by name."""
-        found = {}
-        for record in sorted((self.folder / "pids").glob("*.json")):
-            process = ProcessId.read(record)
-            if process is not None and process.alive:
-                found[record.stem] = process
-        return found
+    def link(self) -> str:
+        """The name of this machine's end of its cable; empty when it is not recorded."""
+        return str(self.recorded.get("link", ""))
 
     def end(self) -> None:
         """End all its processes, by their recorded pids and its cgroups; remove the run folder.
@@ -71,21 +29,20 @@ class Instance:
         Raises:
             NotReadyError: Something survives.
         """
+        link = self.link
         end_processes(list(self.daemons.values()), grace_seconds=0)
         InstanceCgroups(self.folder.name).remove()
-        if self.link:
-            disconnect(self.link)
+        if link:
+            disconnect(link)
         remove_folder(self.folder)
 
     def ask_owner_to_end(self, deadline_seconds: float = 60) -> None:
-        """Interrupt the `up` that started it, and wait until it has gone (it ends the instance).
+        """Interrupt the process that started it by hand, and wait until it has gone.
 
         Raises:
             NotReadyError: It does not go.
         """
-        owner = self.owner
-        if owner is not None and owner.signal(signal.SIGINT):
-            wait_until(lambda: not owner.alive, deadline_seconds, f"the end of process {owner.pid}")
+        super().ask_owner_to_end(deadline_seconds)
 
 
 def remove_folder(folder: Path) -> None:
@@ -100,11 +57,7 @@ def remove_folder(folder: Path) -> None:
 
 def instances() -> Iterator[Instance]:
     """All instances on this machine; folders that are not root's are passed over."""
-    for folder in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")):
-        with contextlib.suppress(OSError):
-            status = folder.lstat()
-            if folder.is_dir() and not folder.is_symlink() and status.st_uid == 0:
-                yield Instance.read(folder)
+    return run_folders.run_folders(PREFIX, Instance)
 
 
 def sweep() -> list[Path]:
@@ -113,9 +66,4 @@ def sweep() -> list[Path]:
     Raises:
         NotReadyError: Something survives.
     """
-    swept = []
-    for instance in instances():
-        if instance.owner is not None and not instance.owned and not instance.kept:
-            instance.end()
-            swept.append(instance.folder)
-    return swept
+    return run_folders.sweep(PREFIX, Instance)

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ..drilled import Drilled
 from ..processes import (
-    Daemon,
     ProcessId,
     SystemUnavailableError,
     wait_until,
@@ -35,7 +35,7 @@ Announce = Callable[[str], None]
 KWOK_CALLS = 8
 
 
-class KubernetesSystem(Clients):
+class KubernetesSystem(Drilled, Clients):
     """API server, controllers, scheduler, etcd, and a node that runs pods.
 
     The daemons and pods have namespaces and cgroups of their own; this machine reaches pods,
@@ -52,16 +52,19 @@ class KubernetesSystem(Clients):
         seconds_to_ready: How long `start` took, without what is only built once.
     """
 
+    # an API server stops listening at once, and then waits a minute for its clients to go
+    stop_seconds = 5.0
+
     def __init__(
         self, *, keep: bool = False, by_hand: bool = False, announce: Announce | None = None
     ) -> None:
-        super().__init__()
+        Drilled.__init__(self)
+        Clients.__init__(self)
         self.seconds_to_ready = 0.0
         self._keep = keep
         self._by_hand = by_hand
         self._announce = announce or _say
         self._lock = SlotLock()
-        self._daemons: dict[str, Daemon] = {}
 
     def __enter__(self) -> Self:
         self.start()
@@ -203,42 +206,6 @@ class KubernetesSystem(Clients):
         return configuration.dns_service(self.places)
 
     # ---- drills
-
-    def daemon(self, name: str) -> Daemon:
-        """A daemon by name: etcd, containerd, kubelet, kube-apiserver, kube-scheduler and more.
-
-        Raises:
-            KeyError: There is none of that name; lists those there are.
-        """
-        if name not in self._daemons:
-            message = f"no daemon {name!r}; there are {', '.join(self._daemons)}"
-            raise KeyError(message)
-        return self._daemons[name]
-
-    def start_daemon(self, name: str) -> None:
-        """Start a stopped daemon, and wait until it serves."""
-        self.daemon(name).launch()
-        self.daemon(name).wait_ready()
-
-    def stop_daemon(self, name: str) -> None:
-        """End a daemon as an administrator would (SIGTERM), and wait until it has gone.
-
-        After five seconds it is killed: an API server stops listening at once, and then waits for
-        a minute for its clients' connections to end.
-        """
-        self.daemon(name).end(grace_seconds=5)
-
-    def kill_daemon(self, name: str) -> None:
-        """End a daemon with SIGKILL."""
-        self.daemon(name).end(grace_seconds=0)
-
-    def pause(self, name: str) -> None:
-        """Stop a daemon's process (SIGSTOP): clients connect, and get no answer."""
-        self.daemon(name).signal(signal.SIGSTOP)
-
-    def resume(self, name: str) -> None:
-        """Let a paused daemon go on (SIGCONT)."""
-        self.daemon(name).signal(signal.SIGCONT)
 
     def start_kwok(self, nodes: int, capacity: Mapping[str, str] | None = None) -> None:
         """Add fake nodes `fake-0`, `fake-1`, … (see kwok.py), and wait until they are Ready.

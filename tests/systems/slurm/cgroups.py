@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..processes import ProcessId, SystemUnavailableError, end_processes, wait_until
+from ..cgroups import ROOT, Cgroups
+from ..processes import ProcessId, SystemUnavailableError
 
-ROOT = Path("/sys/fs/cgroup")
 V1_CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer")
 V1_NEEDED = ("cpuacct", "cpuset", "memory", "freezer")
 V2_NEEDED = ("cpuset", "cpu", "memory")
@@ -47,7 +47,7 @@ def plugin(root: Path = ROOT) -> str:
     raise SystemUnavailableError(message)
 
 
-class InstanceCgroups:
+class InstanceCgroups(Cgroups):
     """The cgroups of one instance; on cgroup v2 it has none of its own, and Slurm's are used.
 
     Args:
@@ -58,10 +58,9 @@ class InstanceCgroups:
     def __init__(self, name: str, root: Path = ROOT) -> None:
         self.plugin = plugin(root)
         self._root = root
-        self._groups: tuple[Path, ...] = ()
-        if self.plugin == "cgroup/v1":
-            present = [each for each in V1_CONTROLLERS if (root / each / "cgroup.procs").exists()]
-            self._groups = tuple(root / controller / name for controller in present)
+        present = [each for each in V1_CONTROLLERS if (root / each / "cgroup.procs").exists()]
+        own = present if self.plugin == "cgroup/v1" else []
+        super().__init__(tuple(root / controller / name for controller in own))
 
     def mountpoint(self, links: Path) -> Path:
         """What Slurm takes for the mount point, given the folder for `create`."""
@@ -95,59 +94,6 @@ class InstanceCgroups:
         if not self._groups:
             return list(argv)
         return ["/bin/sh", "-c", ENTER, "sh", *map(str, self._groups), "--", *argv]
-
-    def processes(self) -> set[ProcessId]:
-        """All processes in the groups: slurmd, slurmstepd, and whatever the jobs left behind."""
-        found = set()
-        for group in self._groups:
-            for folder in _bottom_up(group):
-                with contextlib.suppress(OSError):
-                    for line in (folder / "cgroup.procs").read_text().split():
-                        process = ProcessId.of(int(line))
-                        if process is not None and process.pid != os.getpid():
-                            found.add(process)
-        return found
-
-    def remove(self) -> None:
-        """Kill what is left in the groups (thawing suspended jobs), and remove them.
-
-        Raises:
-            NotReadyError: A group stays busy.
-        """
-        if not any(group.exists() for group in self._groups):
-            return
-
-        def emptied() -> bool:
-            self._thaw()
-            end_processes(self.processes(), grace_seconds=0)
-            return self._removed(self._groups)
-
-        wait_until(emptied, 15, f"removing the cgroups {', '.join(map(str, self._groups))}")
-
-    def _thaw(self) -> None:
-        for group in self._groups:
-            if group.parent.name == "freezer":
-                for folder in _bottom_up(group):
-                    with contextlib.suppress(OSError):
-                        (folder / "freezer.state").write_text("THAWED")
-
-    @staticmethod
-    def _removed(groups: Iterable[Path]) -> bool:
-        busy = False
-        for group in groups:
-            for folder in _bottom_up(group):
-                try:
-                    folder.rmdir()
-                except FileNotFoundError:
-                    continue
-                except OSError:
-                    busy = True
-        return not busy
-
-
-def _bottom_up(group: Path) -> Iterator[Path]:
-    for folder, _, _ in os.walk(group, topdown=False):
-        yield Path(folder)
 
 
 def stray_job_processes(slurm_conf: Path) -> set[ProcessId]:

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from ..drilled import Drilled
 from ..processes import (
-    Daemon,
     Ports,
     ProcessId,
     SystemUnavailableError,
@@ -44,7 +44,7 @@ class CommandFailedError(RuntimeError):
     """A client command ended with another exit code than 0; has the command, code and stderr."""
 
 
-class SlurmSystem:
+class SlurmSystem(Drilled):
     """munge, MariaDB, slurmdbd, slurmctld, a slurmd for each node and slurmrestd, all on loopback.
 
     Several may run at once. Use it as a context manager, or `start` and `stop` it. Needs root.
@@ -69,7 +69,7 @@ class SlurmSystem:
         self._ports = Ports()
         self._places: Places | None = None
         self._cgroups: InstanceCgroups | None = None
-        self._daemons: dict[str, Daemon] = {}
+        super().__init__()
 
     def __enter__(self) -> Self:
         self.start()
@@ -323,38 +323,6 @@ class SlurmSystem:
         return {name: state for name, _, state in (line.partition(" ") for line in lines if line)}
 
     # ---- drills
-
-    def daemon(self, name: str) -> Daemon:
-        """A daemon by name: munged, mariadbd, slurmdbd, slurmctld, slurmrestd, slurmd:NODE.
-
-        Raises:
-            KeyError: There is none of that name; lists those there are.
-        """
-        if name not in self._daemons:
-            message = f"no daemon {name!r}; there are {', '.join(self._daemons)}"
-            raise KeyError(message)
-        return self._daemons[name]
-
-    def start_daemon(self, name: str) -> None:
-        """Start a stopped daemon, and wait until it serves."""
-        self.daemon(name).launch()
-        self.daemon(name).wait_ready()
-
-    def stop_daemon(self, name: str) -> None:
-        """End a daemon as an administrator would (SIGTERM; SIGKILL after ten seconds)."""
-        self.daemon(name).end(grace_seconds=10)
-
-    def kill_daemon(self, name: str) -> None:
-        """End a daemon with SIGKILL."""
-        self.daemon(name).end(grace_seconds=0)
-
-    def pause(self, name: str) -> None:
-        """Stop a daemon's process (SIGSTOP): clients connect, and get no answer."""
-        self.daemon(name).signal(signal.SIGSTOP)
-
-    def resume(self, name: str) -> None:
-        """Let a paused daemon go on (SIGCONT)."""
-        self.daemon(name).signal(signal.SIGCONT)
 
     def node_down(self, node: str, reason: str = "drill") -> None:
         """Have Slurm take a node for down; its jobs end NODE_FAIL or are requeued."""

@@ -11,6 +11,7 @@ __all__ = [
     "ConfigurationError",
     "FoldersError",
     "IdentityError",
+    "IdentityUnavailableError",
     "KeycloakError",
     "KeycloakRefusedError",
     "KeycloakUnavailableError",
@@ -95,6 +96,10 @@ class RefusedError(QHubAuthError):
 
 class IdentityError(QHubAuthError):
     """A person or group cannot be given numbers."""
+
+
+class IdentityUnavailableError(IdentityError):
+    """The database of numbers does not answer: whoever comes has to come again."""
 
 
 class NameTakenError(IdentityError):

@@ -17,7 +17,7 @@ VERSION: Literal[1] = 1
 Id = Annotated[StrictInt, Field(ge=1, lt=2**31)]
 """A uid or gid of a person: never root's, and within what every file system keeps."""
 Name = Annotated[str, Field(min_length=1, max_length=1024)]
-Path = Annotated[str, Field(pattern=r"^/[^\0\n]*$", max_length=1024)]
+Path = Annotated[str, Field(pattern=r"^/[^\x00\n]*$", max_length=1024)]
 
 
 class _Model(BaseModel):

@@ -12,6 +12,7 @@ from typing import Any
 
 from qhub_spawner.catalogue import Catalogue
 from qhub_spawner.errors import SelectionError, ValueRefusedError, named, shown
+from qhub_spawner.fields import control_character
 from qhub_spawner.free_values import accepted_words, overrides_of
 from qhub_spawner.limits import Limits, conflict, fit
 from qhub_spawner.profiles import (
@@ -149,6 +150,7 @@ def select(
     Raises:
         SelectionError: They may not have it, or it makes no sense; says what they may have.
     """
+    _refuse_odd_name(person)
     slug, wanted, flat = read_user_options(user_options)
     offers = {offer.profile.slug: offer for offer in offered(catalogue, person, limits)}
     offer = _chosen_offer(catalogue, offers, slug)
@@ -168,6 +170,17 @@ def select(
     profile = profile.model_copy(update={"options": {}, "gpu": gpu})
     backends = _backends_of(profile, offer, chosen)
     return Selection(profile, profile.slug, chosen, backends[0], backends)
+
+
+def _refuse_odd_name(person: Person) -> None:
+    """Refuse a name that the environment of a server cannot hold, or that breaks lines."""
+    odd = control_character(person.name)
+    if odd is not None:
+        message = (
+            f"No server can be started for a user name with the character U+{ord(odd):04X}: "
+            f"{shown(person.name)}."
+        )
+        raise SelectionError(message, name="user")
 
 
 def _chosen_offer(catalogue: Catalogue, offers: Mapping[str, Offer], slug: str | None) -> Offer:

@@ -45,6 +45,7 @@ __all__ = [
     "SlurmOption",
     "TextOrNumber",
     "VariableName",
+    "control_character",
     "hidden_character",
     "shorthand_schema",
 ]
@@ -67,6 +68,11 @@ def hidden_character(text: str, allowed: str = "") -> str | None:
         if unicodedata.category(character) in _REFUSED_CATEGORIES and character not in allowed:
             return character
     return None
+
+
+def control_character(text: str) -> str | None:
+    """Return the first control character (newline, NUL, …) or lone surrogate; else ``None``."""
+    return next((each for each in text if unicodedata.category(each) in {"Cc", "Cs"}), None)
 
 
 @dataclass(frozen=True, slots=True)

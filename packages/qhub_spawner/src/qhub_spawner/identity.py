@@ -23,7 +23,7 @@ VERSION = 1
 
 Id = Annotated[StrictInt, Field(ge=1, lt=2**31)]
 """A uid or gid of a person: never root's, and within what every file system keeps."""
-_NOT_PLAIN = re.compile(r"[^A-Za-z0-9_.@-]")
+_NOT_PLAIN = re.compile(r"[^A-Za-z0-9_.@-]|^\.\.?$")  # nor the names of folders above
 _LONGEST_NAME = 32
 _ROOT = "root:x:0:0:root:/root:/usr/sbin/nologin"
 _NOBODY = "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin"

@@ -224,16 +224,20 @@ _SCALE_UP_SECONDS = 300.0
 
 
 def _earliest(views: Sequence[Availability | None]) -> int:
-    """Return which of several is estimated to start first; of equals, the first."""
+    """Return which of several is estimated to start first; of equals, the first.
 
-    def wait(view: Availability | None) -> float:
+    A quota allows a start and knows of no machine: who knows of one that is free comes before it.
+    """
+
+    def wait(view: Availability | None) -> tuple[float, bool]:
         if view is None:
-            return math.inf
+            return math.inf, False
+        guess = view.start.source == "quota"
         if view.start.at is not None:
-            return max(0.0, view.start.at.timestamp() - time.time())
+            return max(0.0, view.start.at.timestamp() - time.time()), guess
         if view.start.kind == "now":
-            return 0.0
-        return _SCALE_UP_SECONDS if view.scale_up else math.inf
+            return 0.0, guess
+        return (_SCALE_UP_SECONDS if view.scale_up else math.inf), guess
 
     waits = [wait(view) for view in views]
     return waits.index(min(waits))

@@ -7,20 +7,19 @@ import hashlib
 import hmac
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from batchspawner import SlurmSpawner
 from jupyterhub.spawner import Spawner, SpawnException
-from jupyterhub.utils import url_path_join
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import object_session
 from traitlets import Any as AnyTrait
 from traitlets import Float, Integer, Unicode, default
 
-from qhub_spawner import adoption, certificates, handlers, inherited, page, starting
+from qhub_spawner import adoption, certificates, choosing, handlers, inherited, page, starting
 from qhub_spawner.access import Person, Selection
-from qhub_spawner.errors import ConfigurationError, QHubSpawnerError, SelectionError
+from qhub_spawner.choosing import refused, said
+from qhub_spawner.errors import QHubSpawnerError, SelectionError
 from qhub_spawner.launch import BackendServer, ServerAddress, StartFailedError
 from qhub_spawner.runtime import SETTING, HubRuntime, attach
 from qhub_spawner.slurm.script import Defaults
@@ -133,14 +132,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         Raises:
             SpawnException: A 4xx that names what is wrong and what this person may have.
         """
-        try:
-            return await self.runtime.select(self, self.person, self.user.name, user_options)
-        except SelectionError as error:
-            raise _refused(error) from error
-        except ConfigurationError as error:
-            self.log.error("the profiles are not usable:\n%s", error)  # noqa: TRY400
-            msg = "The profiles of this hub are not usable now; its administrator can see why."
-            raise _said(msg, reason="configuration", status_code=503) from error
+        return await choosing.decide(self, user_options)
 
     def warn_of_replaced_traits(self) -> None:
         """Say which configured traits of batchspawner have no effect any more.
@@ -155,57 +147,13 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
 
     async def options_model(self) -> dict[str, Any]:
         """Return what the options page shows, as JSON."""
-        try:
-            offers = await self.runtime.offers(self, self.person, self.user.name)
-            availability = await self.runtime.availability(self, offers, self.user.name)
-        except ConfigurationError as error:
-            raise await self._unusable(error) from error
-        last = self.orm_spawner.user_options if self.orm_spawner else None
-        model = page.profiles_model(
-            offers,
-            availability,
-            person_name=self.user.name,
-            last=last,
-            now=datetime.now().astimezone(),
-        )
-        return {
-            **model,
-            "last_ended": self.last_ended or None,
-            "last_failed": self.last_failed or None,
-        }
-
-    async def _unusable(self, error: ConfigurationError) -> SpawnException:
-        self.log.error("the profiles are not usable:\n%s", error)
-        msg = "The profiles of this hub are not usable now; its administrator can see why."
-        return _said(msg, reason="configuration", status_code=503)
+        return await choosing.options_model(self)
 
     async def get_options_form(self) -> Any:
         """Render the list of profiles; an `options_form` of the configuration wins."""
         if self.options_form:
             return await super().get_options_form()
-        model = await self.options_model()
-        arguments = self.handler.request.query_arguments if self.handler else {}
-        preselect, problem = page.parse_query(arguments)
-        url = url_path_join(self.hub.base_url, "api/users", self.user.escaped_name, "qhub/profiles")
-        notice = self.last_words()
-        attempted, self.attempted = self.attempted, None
-        if attempted:
-            model, preselect, problem = {**model, "last": attempted}, None, None
-        if attempted or self.handler is None:
-            notice = None  # this page answers a start that failed: the hub says why, beside this
-        return page.render_form(
-            model,
-            preselect=preselect,
-            api_url=url,
-            error=problem,
-            notice=notice,
-        )
-
-    def last_words(self) -> str | None:
-        """Return what became of the last server, if its person did not end it."""
-        if self.last_ended:
-            return f"Your last server ended: {self.last_ended}."
-        return f"Your last start failed. {self.last_failed}" if self.last_failed else None
+        return await choosing.form(self)
 
     def run_options_from_form(self, form_data: Any) -> Any:
         """Read the submitted page; a function of the configuration wins.
@@ -219,7 +167,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
             self.user.spawner.attempted = page.read_form(form_data)
             return page.parse_form(form_data)
         except SelectionError as error:
-            raise _refused(error) from error
+            raise refused(error) from error
 
     # ---- start, poll, stop ----
 
@@ -257,12 +205,10 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         try:
             address = await starting.start(self, selection)
         except SelectionError as error:
-            raise _refused(error) from error
+            raise refused(error) from error
         except StartFailedError as error:
             self.last_failed = error.words
-            raise _said(
-                error.words, reason="start-failed", status_code=error.status_code
-            ) from error
+            raise said(error.words, reason="start-failed", status_code=error.status_code) from error
         endpoint = adoption.PatientEndpoint(orm_server=self.server.orm_server, spawner=self)
         self._server = endpoint
         self.place(address)
@@ -425,17 +371,6 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
     def slurm_defaults(self) -> Defaults:
         """Return what the traits of batchspawner's SlurmSpawner say."""
         return inherited.defaults(self)
-
-
-def _refused(error: SelectionError) -> SpawnException:
-    return _said(str(error), reason="selection", status_code=error.status_code)
-
-
-def _said(words: str, *, reason: str, status_code: int) -> SpawnException:
-    """Return an exception that the hub shows to people as `words`, without its class and code."""
-    error = SpawnException(words, reason=reason, status_code=status_code)
-    error.jupyterhub_message = words
-    return error
 
 
 def _digest(token: str) -> str:

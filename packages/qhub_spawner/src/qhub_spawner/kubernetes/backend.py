@@ -17,11 +17,13 @@ from traitlets.config import LoggingConfigurable
 
 from qhub_spawner.availability import Availability
 from qhub_spawner.errors import ConfigurationError, KubernetesError, Problem
-from qhub_spawner.kubernetes.amounts import amounts_of
+from qhub_spawner.kubernetes import possible
 from qhub_spawner.kubernetes.api import KubernetesApi, collection
-from qhub_spawner.kubernetes.manifest import Settings, Storage
+from qhub_spawner.kubernetes.event_index import EventIndex
+from qhub_spawner.kubernetes.manifest import Settings
 from qhub_spawner.kubernetes.names import selector
-from qhub_spawner.kubernetes.nodes import ScalablePool, Taint
+from qhub_spawner.kubernetes.nodes import ScalablePool
+from qhub_spawner.kubernetes.personal import Storage
 from qhub_spawner.kubernetes.pod_spawner import PodSpawner
 from qhub_spawner.kubernetes.reaper import Reaper
 from qhub_spawner.kubernetes.server import KubernetesServer
@@ -183,9 +185,10 @@ class KubernetesBackend(LoggingConfigurable):
         default_value="quota",
         config=True,
         help="""
-        Where the options page learns what is free: from the namespace's `quota`, or from the
-        `nodes` and all pods, which needs the right to list them in the whole cluster. Default:
-        ``quota``, which needs no right beyond the namespace.
+        Where the options page learns what is free: from the namespace's `quota`; or from the
+        `nodes` and all pods, which needs the right to list them in the whole cluster, and the
+        quota as well, so that the smaller of both counts. Default: ``quota``, which needs no right
+        beyond the namespace.
         """,
     )
     scalable_pools = List(
@@ -239,7 +242,7 @@ class KubernetesBackend(LoggingConfigurable):
         self.live: dict[Key, KubernetesServer] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._clearing: dict[str, asyncio.Task[None]] = {}
-        self._events: dict[str, dict[Key, Json]] = {}
+        self._events = EventIndex()
         self._client: ApiClient | None = None
 
     @validate("hub_id")
@@ -257,43 +260,13 @@ class KubernetesBackend(LoggingConfigurable):
 
     def check(self, profiles: tuple[Profile, ...]) -> None:
         """See `Backend.check`: the cluster's address must be known, and each profile possible."""
-        problems = []
+        problems = possible.problems_of(profiles, spot_pool=bool(self.spot_pool))
         try:
             self._find_cluster()
         except (ConfigException, OSError) as error:
-            problems.append(
-                Problem(
-                    "the Kubernetes cluster",
-                    str(error),
-                    "its address is not known",
-                    "a hub that runs in the cluster, or KUBECONFIG with the path of a kubeconfig",
-                )
-            )
-        for index, profile in enumerate(profiles):
-            where = f"profiles[{index}] ({profile.slug})"
-            block = profile.kubernetes
-            if block is None:
-                continue
-            if profile.nodes > 1:
-                problems.append(
-                    Problem(f"{where}.nodes", str(profile.nodes), "a pod has one node", "1")
-                )
-            if block.spot and not self.spot_pool:
-                accepted = "false, or set c.KubernetesBackend.spot_pool"
-                problems.append(
-                    Problem(f"{where}.kubernetes.spot", "true", "there is no spot pool", accepted)
-                )
-            traits = KubeSpawner.class_traits(config=True)
-            problems += [
-                Problem(
-                    f"{where}.kubernetes.kubespawner",
-                    trait,
-                    "KubeSpawner has no such trait",
-                    "one of c.KubeSpawner's",
-                )
-                for trait in block.kubespawner
-                if trait not in traits
-            ]
+            accepted = "a hub that runs in the cluster, or KUBECONFIG with the path of a kubeconfig"
+            where, words = "the Kubernetes cluster", "its address is not known"
+            problems.insert(0, Problem(where, str(error), words, accepted))
         if problems:
             raise ConfigurationError(problems)
 
@@ -320,18 +293,7 @@ class KubernetesBackend(LoggingConfigurable):
     @property
     def pools(self) -> tuple[ScalablePool, ...]:
         """The pools that grow by themselves."""
-        return tuple(
-            ScalablePool(
-                labels=pool["labels"],
-                max_nodes=pool["max_nodes"],
-                allocatable=amounts_of(pool.get("allocatable", {})),
-                taints=tuple(
-                    Taint(taint["key"], taint.get("value", ""), taint["effect"])
-                    for taint in pool.get("taints", ())
-                ),
-            )
-            for pool in self.scalable_pools
-        )
+        return tuple(map(ScalablePool.of, self.scalable_pools))
 
     @property
     def namespace(self) -> str | None:
@@ -420,8 +382,7 @@ class KubernetesBackend(LoggingConfigurable):
 
     def events_of(self, uid: str | None) -> list[Json]:
         """Return what Kubernetes has said about one pod, oldest first."""
-        events = self._events.get(uid or "", {})
-        return sorted(events.values(), key=_said_at)
+        return self._events.of(uid or "")
 
     async def changed(self, key: Key, timeout_seconds: float) -> None:
         """Wait for news of a pod, an event included."""
@@ -453,20 +414,6 @@ class KubernetesBackend(LoggingConfigurable):
             self.live[key].changed()
 
     def _event_changed(self, key: Key, found: Json | None) -> None:
-        if found is None:
-            for uid, events in list(self._events.items()):
-                if events.pop(key, None) is not None and not events:
-                    del self._events[uid]
-            return
-        about = found["involvedObject"]
-        self._events.setdefault(str(about.get("uid", "")), {})[key] = found
-        self.watch_pods.wake((about.get("namespace", ""), about.get("name", "")))
-
-
-def _said_at(event: Json) -> str:
-    return str(
-        event.get("lastTimestamp")
-        or event.get("eventTime")
-        or event.get("firstTimestamp")
-        or event["metadata"].get("creationTimestamp", "")
-    )
+        about = self._events.take(key, found)
+        if about is not None:
+            self.watch_pods.wake(about)

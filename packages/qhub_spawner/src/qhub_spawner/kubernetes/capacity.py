@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ __all__ = [
     "ScalablePool",
     "Taint",
     "availability_of",
+    "combined",
     "quota_availability",
     "tolerates",
 ]
@@ -313,6 +314,35 @@ def quota_availability(
         stale=stale,
         problem=f"the namespace's quota has no room for {words}" if lacking else None,
     )
+
+
+def combined(nodes: Availability, quota: Availability) -> Availability:
+    """Return what both leave: of each figure the smaller one, and a start only where both allow it.
+
+    Args:
+        nodes: What the nodes have, see `availability_of`.
+        quota: What the quotas of the namespace allow, see `quota_availability`.
+    """
+    if quota.start.kind == "unknown" and quota.problem is None:
+        return nodes  # no quota counts this
+    barred = quota.problem is not None
+    problems = [each for each in (nodes.problem, quota.problem) if each is not None]
+    read = [each for each in (nodes.as_of, quota.as_of) if each is not None]
+    return replace(
+        nodes,
+        cpus_free=_smaller(nodes.cpus_free, quota.cpus_free),
+        gpus_free=_smaller(nodes.gpus_free, quota.gpus_free),
+        gpus_total=_smaller(nodes.gpus_total, quota.gpus_total),
+        start=StartEstimate() if barred else nodes.start,
+        scale_up=nodes.scale_up and not barred,
+        as_of=min(read, default=None),
+        stale=nodes.stale or quota.stale,
+        problem=", and ".join(problems) or None,
+    )
+
+
+def _smaller(one: int | None, other: int | None) -> int | None:
+    return min((each for each in (one, other) if each is not None), default=None)
 
 
 def _hard(amounts: Document) -> dict[tuple[str, bool], int]:

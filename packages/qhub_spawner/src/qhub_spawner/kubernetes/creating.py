@@ -21,6 +21,30 @@ _CREATE_SECONDS = 120.0
 _REPLACE_SECONDS = 15.0
 
 
+def take_name(server: KubernetesServer) -> None:
+    """Keep the pod's name from the other servers of this hub.
+
+    Raises:
+        StartFailedError: One of them has it: ``pod_name_template`` gives two servers the same.
+    """
+    live = server.backend.live
+    other = live.get(server.key)
+    if other is not None and _whose(other) != _whose(server):
+        server.log.error(
+            "pod %s is the one of %s: c.KubeSpawner.pod_name_template gives it to %s, too",
+            server.pod_name,
+            *map(_whose, (other, server)),
+        )
+        msg = f"The pod {server.pod_name} of another server is in the way"
+        server.pod_name = ""  # it is not ours to stop
+        raise StartFailedError(f"{msg}; the administrator can help.", status_code=409)
+    live[server.key] = server
+
+
+def _whose(server: KubernetesServer) -> tuple[str, str]:
+    return server.owner.user.name, server.owner.name
+
+
 async def replace(server: KubernetesServer, kind: str, dependant: dict[str, Any]) -> None:
     """Make what belongs to the pod, in the place of what belonged to an earlier one."""
     name, deadline = dependant["metadata"]["name"], time.monotonic() + _REPLACE_SECONDS
@@ -99,14 +123,9 @@ async def _created(server: KubernetesServer, pod: dict[str, Any]) -> dict[str, A
 
 
 async def _clear(server: KubernetesServer, there: Mapping[str, Any], deadline: float) -> None:
-    """End a pod of our name that no server owns: one of an earlier start."""
+    """End a pod of our name that no server owns: one of an earlier start of the same server."""
     pod = Pod.of(there)
-    # without a hub's mark it may be of the same person's, from KubeSpawner itself
-    person = (there["metadata"].get("annotations") or {}).get("hub.jupyter.org/username")
-    if pod.hub_id != server.backend.hub_id and (pod.hub_id or person != server.owner.user.name):
-        whose = "another hub" if pod.hub_id else "somebody else"
-        msg = f"A pod {server.pod_name} of {whose} is in the way; the administrator can help."
-        raise StartFailedError(msg, status_code=409)
+    _refuse_others(server, pod, there)
     server.say("Waiting for the end of your last server.", 5)
     if not pod.deleting:
         server.log.warning("deleting pod %s, which no server owns", server.pod_name)
@@ -120,6 +139,24 @@ async def _clear(server: KubernetesServer, there: Mapping[str, Any], deadline: f
         )
         raise StartFailedError(msg, status_code=503)
     await server.backend.watch_pods.changed(server.key, 1.0)
+
+
+def _refuse_others(server: KubernetesServer, pod: Pod, there: Mapping[str, Any]) -> None:
+    """Let alone what is not this server's: names may be made alike, by a template or on purpose.
+
+    Raises:
+        StartFailedError: It is of another hub, person or server.
+    """
+    if pod.hub_id == server.backend.hub_id:
+        ours, whose = (pod.user, pod.server) == _whose(server), "another server"
+    else:
+        # without a hub's mark it may be of the same person's, from KubeSpawner itself
+        person = (there["metadata"].get("annotations") or {}).get("hub.jupyter.org/username")
+        ours = not pod.hub_id and person == server.owner.user.name
+        whose = "another hub" if pod.hub_id else "somebody else"
+    if not ours:
+        msg = f"A pod {server.pod_name} of {whose} is in the way; the administrator can help."
+        raise StartFailedError(msg, status_code=409)
 
 
 def _refused(server: KubernetesServer, error: KubernetesRefusedError) -> StartFailedError:

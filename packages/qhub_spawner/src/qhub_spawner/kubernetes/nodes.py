@@ -105,6 +105,19 @@ class ScalablePool:
     allocatable: Amounts
     taints: tuple[Taint, ...] = ()
 
+    @classmethod
+    def of(cls, pool: Mapping[str, Any]) -> ScalablePool:
+        """Read one of ``c.KubernetesBackend.scalable_pools``."""
+        return cls(
+            labels=pool["labels"],
+            max_nodes=pool["max_nodes"],
+            allocatable=amounts_of(pool.get("allocatable", {})),
+            taints=tuple(
+                Taint(taint["key"], taint.get("value", ""), taint["effect"])
+                for taint in pool.get("taints", ())
+            ),
+        )
+
     @property
     def new_node(self) -> Node:
         """A node as it would be added."""

@@ -90,6 +90,15 @@ class PodSpawner(KubeSpawner):  # type: ignore[misc]  # kubespawner has no types
         made._server = getattr(owner, "_server", None)
         return made
 
+    def get_env(self) -> Any:  # noqa: ANN401 - as every spawner's
+        """Return the environment; a name in what the hub itself says refers to no variable."""
+        env = super().get_env()
+        for name, value in env.items():
+            own = name.startswith(("JUPYTERHUB_", "JPY_")) and name not in self.environment
+            if own and isinstance(value, str):
+                env[name] = literal(value)
+        return env
+
     def apply(self, traits: Mapping[str, Any]) -> None:
         """Set traits for this server, as a profile of KubeSpawner overrides them.
 
@@ -176,6 +185,14 @@ class PodSpawner(KubeSpawner):  # type: ignore[misc]  # kubespawner has no types
     def _model(self, document: Json, kind: str) -> Any:  # noqa: ANN401
         client: Any = self.api.api_client
         return client.deserialize(SimpleNamespace(data=json.dumps(document)), kind)
+
+
+def literal(text: str) -> str:
+    """Return a text as it must stand in a pod so that Kubernetes puts no variable's value into it.
+
+    Source: "Define Dependent Environment Variables", Kubernetes 1.34: ``$$`` stands for ``$``.
+    """
+    return text.replace("$", "$$")
 
 
 def _config(config: Config, owner_class: type) -> Config:

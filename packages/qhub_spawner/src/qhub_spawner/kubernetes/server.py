@@ -81,7 +81,7 @@ class KubernetesServer(BackendServer):
         self.grace_seconds, self._alternatives = launch.grace_seconds, launch.alternatives
         self.granted = words.Granted(str(profile.memory or ""), str(profile.walltime or ""))
         pod = await self.prepared(launch)
-        self.backend.live[self.key] = self
+        creating.take_name(self)
         self.owner.persist()
         self._creating = asyncio.ensure_future(self._create(pod))
         self._creating.add_done_callback(lambda task: task.cancelled() or task.exception())

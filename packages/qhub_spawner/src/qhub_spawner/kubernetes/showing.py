@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from qhub_spawner.kubernetes.backend import KubernetesBackend
-from qhub_spawner.kubernetes.manifest import quoted_work, server_container
+from qhub_spawner.kubernetes.manifest import quoted_work
+from qhub_spawner.kubernetes.merging import server_container
 from qhub_spawner.kubernetes.names import SPAWN
 from qhub_spawner.kubernetes.pod_spawner import PodSpawner
 from qhub_spawner.kubernetes.server import KubernetesServer

@@ -1,7 +1,8 @@
 """What the options page shows of the cluster: one cache for all, filled while somebody looks.
 
-From the namespace's quotas, which are asked for at most once an interval; or from nodes and pods,
-each by a watch that begins with the first look. See ``c.KubernetesBackend.availability_from``.
+From the namespace's quotas, which are asked for at most once an interval; and, where the hub may,
+from nodes and pods, each by a watch that begins with the first look. See
+``c.KubernetesBackend.availability_from``.
 """
 
 from __future__ import annotations
@@ -9,14 +10,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from qhub_spawner.availability import Availability
 from qhub_spawner.errors import KubernetesError
 from qhub_spawner.kubernetes.api import collection
-from qhub_spawner.kubernetes.capacity import Cluster, Request, availability_of, quota_availability
+from qhub_spawner.kubernetes.capacity import (
+    Cluster,
+    Request,
+    availability_of,
+    combined,
+    quota_availability,
+)
 from qhub_spawner.kubernetes.manifest import completed
 from qhub_spawner.kubernetes.names import SERVER_CONTAINER
 from qhub_spawner.kubernetes.nodes import Node
@@ -30,6 +36,8 @@ if TYPE_CHECKING:
     from qhub_spawner.kubernetes.backend import KubernetesBackend
 
 _PATIENCE_SECONDS = 5.0
+_SILENT = "Kubernetes does not say now what is free"
+_NO_ANSWER = "no answer from Kubernetes yet"
 
 
 class Views:
@@ -63,7 +71,9 @@ class Views:
             return {profile.slug: Availability(as_of=now) for profile in profiles}
         if source == "nodes":
             return await self._by_nodes(profiles, now)
-        return await self._by_quota(profiles, now)
+        await self._ask_for_quotas(now)
+        nothing = Availability(stale=True, problem=self._problem or _NO_ANSWER)
+        return {profile.slug: self._quota(profile) or nothing for profile in profiles}
 
     def _request(self, profile: Profile) -> Request:
         known = self._requests.get(profile.slug)
@@ -83,9 +93,8 @@ class Views:
 
     # ---- quota
 
-    async def _by_quota(
-        self, profiles: tuple[Profile, ...], now: datetime
-    ) -> Mapping[str, Availability]:
+    async def _ask_for_quotas(self, now: datetime) -> None:
+        """Have quotas that are not older than an interval on their way; wait for the first."""
         age = time.monotonic() - self._asked_at
         asking = self._asking is not None and not self._asking.done()
         if not asking and (not self._asked_at or age > self.backend.view_interval):
@@ -93,18 +102,13 @@ class Views:
             self._asking = asyncio.ensure_future(self._ask_quotas(now))
         if self._quotas is None and self._asking is not None:
             await asyncio.wait([self._asking], timeout=_PATIENCE_SECONDS)
+
+    def _quota(self, profile: Profile) -> Availability | None:
+        """Return what the quotas leave; ``None`` where they are not known."""
         if self._quotas is None:
-            problem = self._problem or "no answer from Kubernetes yet"
-            return {profile.slug: Availability(stale=True, problem=problem) for profile in profiles}
-        return {
-            profile.slug: quota_availability(
-                self._request(profile),
-                self._quotas,
-                as_of=self._read_at,
-                stale=self._problem is not None,
-            )
-            for profile in profiles
-        }
+            return None
+        request, stale = self._request(profile), self._problem is not None
+        return quota_availability(request, self._quotas, as_of=self._read_at, stale=stale)
 
     async def _ask_quotas(self, now: datetime) -> None:
         namespace = self.backend.namespace
@@ -116,7 +120,7 @@ class Views:
         except KubernetesError as error:
             if self._problem is None:
                 self.backend.log.warning("the quotas of %s are not known: %s", namespace, error)
-            self._problem = "Kubernetes does not say now what is free"
+            self._problem = _SILENT
             return
         self._quotas, self._read_at, self._problem = list(answer.get("items") or ()), now, None
 
@@ -126,25 +130,27 @@ class Views:
         self, profiles: tuple[Profile, ...], now: datetime
     ) -> Mapping[str, Availability]:
         nodes, pods = self._watches()
+        first = [] if nodes.known and pods.known else [nodes, pods]
+        await asyncio.gather(
+            self._ask_for_quotas(now), *(watch.settled(_PATIENCE_SECONDS) for watch in first)
+        )
         if not (nodes.known and pods.known):
-            await asyncio.gather(nodes.settled(_PATIENCE_SECONDS), pods.settled(_PATIENCE_SECONDS))
-        if not (nodes.known and pods.known):
-            problem = "Kubernetes does not say now what is free"
-            return {profile.slug: Availability(stale=True, problem=problem) for profile in profiles}
+            nothing = Availability(stale=True, problem=_SILENT)
+            return {profile.slug: nothing for profile in profiles}
         cluster = self._grouped(nodes)
         stale = not (nodes.current and pods.current)
-        return {
-            profile.slug: replace(
-                availability_of(
-                    self._request(profile),
-                    cluster,
-                    as_of=now,
-                    scalable=self.backend.pools,
-                ),
+        found = {}
+        for profile in profiles:
+            view = availability_of(
+                self._request(profile),
+                cluster,
+                as_of=now,
+                scalable=self.backend.pools,
                 stale=stale,
             )
-            for profile in profiles
-        }
+            quota = self._quota(profile)
+            found[profile.slug] = view if quota is None else combined(view, quota)
+        return found
 
     def _grouped(self, nodes: Watch) -> Cluster:
         """Work out at most once a second what everybody then sees."""

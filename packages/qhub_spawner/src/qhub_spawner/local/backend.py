@@ -109,6 +109,7 @@ class LocalServer(BackendServer):
         self.address: ServerAddress | None = None
         self.grace_seconds = 10.0
         self._process: asyncio.subprocess.Process | None = None
+        self._work: asyncio.subprocess.Process | None = None
         self._addressed = asyncio.Event()
         self._waiting: asyncio.Task[None] | None = None
         self._restored = False
@@ -144,6 +145,7 @@ class LocalServer(BackendServer):
         self.born = _born(self.pid)
         self._waiting = asyncio.ensure_future(self._wait(self._process))
         self.owner.persist()
+        self._work = await _told_of(self.pid)
         addressed = asyncio.ensure_future(self._addressed.wait())
         try:
             await asyncio.wait(
@@ -164,6 +166,8 @@ class LocalServer(BackendServer):
 
     async def _wait(self, process: asyncio.subprocess.Process) -> None:
         await process.wait()
+        if self._work is not None and self._work.returncode is None:
+            self._work.terminate()  # it would notice within a minute by itself
         if self.address is not None:
             self.owner.server_ended()
 
@@ -272,6 +276,24 @@ class LocalServer(BackendServer):
             if state.get("address"):
                 self.address = ServerAddress(**state["address"])
                 self._addressed.set()
+
+
+async def _told_of(server: int) -> asyncio.subprocess.Process | None:
+    """Start what tells the hub what a server works at; nothing secret is given to it."""
+    with suppress(OSError):  # no server fails for that
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-IS",
+            str(files("qhub_spawner") / "work.py"),
+            str(server),
+            env={},
+            cwd="/",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    return None
 
 
 def _folder_name(user: str) -> str:

@@ -1,0 +1,604 @@
+"""Keeping the hub as Keycloak says: follow events, compare everything now and then, tell the hub.
+
+One loop does it all, so that nothing it knows changes under its hands; only the reading of
+everything goes on beside it. What happens during that reading is read again one by one and wins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from qhub_auth.errors import (
+    IdentityUnavailableError,
+    KeycloakError,
+    KeycloakUnavailableError,
+    QHubAuthError,
+    shown,
+)
+from qhub_auth.events import RESOURCES, AdminEvent, Cursor, touched
+from qhub_auth.hub_door import HubDoor, HubRefusedError, HubUnavailableError
+from qhub_auth.keycloak import KeycloakAdmin
+from qhub_auth.outbox import Outbox
+from qhub_auth.reading import existing_paths, read_everything, read_people
+from qhub_auth.reconciling import GONE, Change, Held, HubUser, Limits, Plan, plan, vanished
+from qhub_auth.snapshot import Member, Realm, Snapshot
+from qhub_auth.sync_bodies import Result
+from qhub_auth.sync_state import SyncState
+
+__all__ = ["Rhythm", "Syncing"]
+
+# More events than this at once, and it is quicker to compare everything.
+_MANY_EVENTS = 5000
+_MANY_PEOPLE = 500
+# How often the hub is asked whether it was started anew, in seconds.
+_HEARTBEAT_SECONDS = 20.0
+# People told of at once: the hub takes about a second for them.
+_BATCH = 100
+_FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS = 1.0, 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """When things are done, in seconds.
+
+    Attributes:
+        poll: Between two looks at the events.
+        overlap: How late an event may appear in Keycloak's list.
+        full: Between two comparisons of everything.
+        outage: After how long without Keycloak everything is compared.
+        grace: How long servers go on of somebody who may not.
+    """
+
+    poll: float = 2.0
+    overlap: float = 60.0
+    full: float = 900.0
+    outage: float = 300.0
+    grace: float = 0.0
+
+
+class Backoff:
+    """Waits longer after each failure, and never for just as long as somebody else does."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.until = 0.0
+        self.why = ""
+
+    def failed(self, why: str) -> None:
+        """Note a failure."""
+        delay = min(_FIRST_DELAY_SECONDS * 2**self.failures, _LONGEST_DELAY_SECONDS)
+        self.failures += 1
+        self.why = why
+        self.until = time.monotonic() + delay * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
+
+    def succeeded(self) -> bool:
+        """Note a success; say whether there were failures before."""
+        recovered = self.failures > 0
+        self.failures, self.until, self.why = 0, 0.0, ""
+        return recovered
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is time for the next try."""
+        return time.monotonic() >= self.until
+
+
+@dataclass
+class Full:
+    """Everything, as it was read, and who was asked for one by one because of it."""
+
+    snapshot: Snapshot
+    users: dict[str, HubUser]
+    asked: dict[str, Member | None]
+    gone_groups: frozenset[str]
+    confirmed: frozenset[str]
+
+
+@dataclass
+class _Since:
+    """What was heard of while everything was being read."""
+
+    people: dict[str, Member | None] = field(default_factory=dict)
+    users: dict[str, HubUser] = field(default_factory=dict)
+    realm: Realm | None = None
+    gone_groups: frozenset[str] = frozenset()
+
+
+class Syncing:
+    """The loop.
+
+    Args:
+        admin: Keycloak.
+        hub: The hub.
+        state: What is kept over a restart.
+        known: Says which of some subs the hub may know; it blocks.
+        rhythm: When things are done.
+        limits: How much a list may take away.
+        dry_run: Only ask the hub what would be; nothing is kept.
+        log: For administrators.
+    """
+
+    def __init__(
+        self,
+        admin: KeycloakAdmin,
+        hub: HubDoor,
+        state: SyncState,
+        *,
+        known: Callable[[Collection[str]], Collection[str]],
+        rhythm: Rhythm,
+        limits: Limits,
+        dry_run: bool = False,
+        log: logging.Logger | logging.LoggerAdapter[Any],
+    ) -> None:
+        self.admin, self.hub, self.state = admin, hub, state
+        self.rhythm, self.limits, self.dry_run, self.log = rhythm, limits, dry_run, log
+        self.outbox = Outbox(grace_seconds=rhythm.grace)
+        self.snapshot: Snapshot | None = None
+        self.users: dict[str, HubUser] = {}
+        self.held: Held | None = None
+        self.last_success = self.last_full = 0.0
+        self.full_seconds = 0.0
+        self.events_kept: bool | None = None
+        self.keycloak, self.at_hub = Backoff(), Backoff()
+        self.counts: Counter[str] = Counter()
+        self._known = known
+        self._realm: Realm | None = None
+        self._cursor: Cursor | None = None
+        self._saved: Cursor | None = None
+        self._since = _Since()
+        self._reading: asyncio.Task[Full] | None = None
+        self._full_due, self._full_why = 0.0, "the service has started"
+        self._full_began = 0.0
+        self._comparing = False
+        self._poll_due = 0.0
+        self._hub_due = 0.0
+        self._instance = ""
+        self._heard_keycloak = time.monotonic()
+
+    # ---- the loop ----
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Go on until `stopping`; what was not told to the hub by then is done by the next run."""
+        if not self.dry_run:
+            self._cursor = self._saved = await asyncio.to_thread(self.state.cursor)
+            self.outbox.ending = await asyncio.to_thread(self.state.ending)
+        try:
+            while not stopping.is_set():
+                await self.step()
+                await _wait(stopping, self._pause())
+        finally:
+            if self._reading is not None:
+                self._reading.cancel()
+                await asyncio.wait({self._reading})
+
+    def _pause(self) -> float:
+        """Return how long there is nothing to do."""
+        now = time.monotonic()
+        waits = [max(self._poll_due, self.keycloak.until) - now]
+        if self.outbox:
+            waits.append(self.at_hub.until - now)
+        if self._reading is not None:
+            waits.append(0.1)
+        return max(0.0, min(waits))
+
+    async def step(self) -> None:
+        """Do what is due."""
+        now = time.monotonic()
+        if now >= self._poll_due and self.keycloak.ready:
+            self._poll_due = now + self.rhythm.poll
+            await self._guarded(self.keycloak, self._follow())
+        if self._reading is None and now >= self._full_due and self._may_read():
+            self._begin_full()
+        if self._reading is not None and self._reading.done():
+            await self._guarded(self.keycloak, self._finish_full())
+        if self.at_hub.ready:
+            await self._guarded(self.at_hub, self._tell_hub())
+
+    def _may_read(self) -> bool:
+        return self.keycloak.ready and self.at_hub.ready
+
+    async def _guarded(self, backoff: Backoff, work: Coroutine[Any, Any, None]) -> None:
+        """Await some work; what fails is tried again later, and told of once."""
+        try:
+            await work
+        except HubUnavailableError as error:
+            self._fail(self.at_hub, error)
+        except HubRefusedError as error:
+            self._fail(self.at_hub, error, logging.ERROR)
+        except KeycloakUnavailableError as error:
+            self._fail(self.keycloak, error)
+        except (KeycloakError, IdentityUnavailableError) as error:
+            self._fail(self.keycloak, error, logging.ERROR)
+        except QHubAuthError as error:
+            self._fail(backoff, error, logging.ERROR)
+        else:
+            if backoff.succeeded():
+                self.log.info("It works again")
+
+    def _fail(self, backoff: Backoff, error: Exception, level: int = logging.WARNING) -> None:
+        said = backoff.why
+        backoff.failed(str(error))
+        if str(error) != said:
+            self.log.log(level, "%s; trying again", error)
+
+    def status(self) -> dict[str, Any]:
+        """Return how it is, as plain data."""
+        snapshot = self.snapshot or Snapshot()
+        return {
+            "last_success": self.last_success,
+            "last_full": self.last_full,
+            "full_seconds": self.full_seconds,
+            "people": len(snapshot.people),
+            "groups": len(snapshot.realm.groups),
+            "users": len(self.users),
+            "waiting": len(self.outbox),
+            "events_kept": self.events_kept,
+            "keycloak": self.keycloak.why,
+            "hub": self.at_hub.why,
+            "keycloak_calls": self.admin.calls,
+            "hub_calls": self.hub.calls,
+            "counts": dict(self.counts),
+        }
+
+    async def once(self, listener: Callable[[Result], None]) -> None:
+        """Compare everything and tell the hub, once.
+
+        Args:
+            listener: Hears what became, or would become, of each person.
+
+        Raises:
+            QHubAuthError: It could not be done as a whole.
+        """
+        self._reading = asyncio.create_task(self._read_full())
+        await asyncio.wait({self._reading})
+        await self._finish_full()
+        while changes := self.outbox.next(_BATCH, time.time()):
+            await self._send(changes, listener)
+
+    def want_full(self, why: str, seconds: float = 0.0) -> None:
+        """Compare everything, at the latest after some seconds."""
+        due = time.monotonic() + seconds
+        if due < self._full_due or not self._full_why:
+            self._full_due, self._full_why = min(due, self._full_due), why
+
+    # ---- following the events ----
+
+    async def _follow(self) -> None:
+        """Read what changed since the last time, and what that means for whom."""
+        overlap_ms = int(self.rhythm.overlap * 1000)
+        if self._cursor is None:
+            await self.admin.client_uuid()  # the first call says what Keycloak's clock says
+            self._cursor = Cursor(self.admin.now_ms or int(time.time() * 1000))
+        cursor, now_ms = self._cursor, self.admin.now_ms
+        events: list[AdminEvent] = []
+        since = cursor.since(overlap_ms, now_ms)
+        async for page in self.admin.admin_events(since, resources=RESOURCES):
+            events += page
+            if len(events) > _MANY_EVENTS:
+                break
+        away = time.monotonic() - self._heard_keycloak
+        self._heard_keycloak = time.monotonic()
+        new = cursor.new(events)
+        if len(events) > _MANY_EVENTS and new:
+            self.want_full(f"more than {_MANY_EVENTS} changes at once")
+            new = []
+        elif away > self.rhythm.outage:
+            self.want_full(f"Keycloak did not answer for {away:.0f} s")
+        elif cursor.gap(events):
+            self.want_full("Keycloak has thrown events away")
+        about = touched(new)
+        if about.everything:
+            self.want_full("something changed of which Keycloak does not say whom it concerns")
+        if about.directory:
+            await self._directory_changed()
+        if about.people:
+            await self._people_changed(about.people)
+        self._cursor = cursor.advanced(events, overlap_ms, now_ms)
+        if new:
+            self.log.debug("%d events, %d people", len(new), len(about.people))
+
+    async def _directory_changed(self) -> None:
+        """Read groups and roles again, and see for whom they make a difference."""
+        realm = await self.admin.realm(fresh=True)
+        before, self._realm, self._since.realm = self.snapshot, realm, realm
+        if before is None:
+            return  # everything is being read already
+        self.users = await self._hub_users()  # who logged in meanwhile is meant too
+        snapshot = replace(before, realm=realm)
+        missing = vanished(self.users.values(), snapshot)
+        if await existing_paths(self.admin, missing):
+            raise KeycloakUnavailableError("Keycloak's list of groups lacks some that are there")
+        self.snapshot = snapshot
+        self._since.gone_groups |= missing
+        held = {*self.held.people, *self.held.memberships} if self.held else set()
+        users = [user for user in self.users.values() if user.sub and user.sub not in held]
+        new = {user.sub for user in users if user.sub and user.sub not in before.people}
+        if len(new) > _MANY_PEOPLE:
+            self.want_full("groups changed, and many people are not known yet")
+        else:
+            await self._people_changed(new)
+        # Memberships did not change, and of each group that is gone Keycloak said so itself.
+        users = [user for user in users if user.sub and _differs(before, snapshot, user.sub)]
+        self._post(plan(users, snapshot, certain=None).changes, urgent=True)
+
+    async def _hub_users(self) -> dict[str, HubUser]:
+        return {user.name: user async for page in self.hub.users() for user in page}
+
+    async def _people_changed(self, subs: Collection[str]) -> None:
+        """Read some people again, as far as the hub knows them."""
+        if not subs:
+            return
+        named = {user.sub for user in self.users.values()}
+        unknown = [sub for sub in subs if sub not in named]
+        ours = set(subs) & named
+        if self._reading is not None:
+            ours = set(subs)  # who knows who will have logged in when it is read
+        elif unknown:
+            ours |= set(await asyncio.to_thread(self._known, unknown))
+        members = await read_people(self.admin, ours)
+        for sub in set(subs) - ours:
+            self._drop(sub)
+        if self._realm is None:
+            self._realm = await self.admin.realm()
+        for member in members.values():
+            if member is not None and not self._has_groups(member):
+                self._realm = self._since.realm = await self.admin.realm(fresh=True)
+                break
+        self._learn(members)
+        self._since.people |= members
+        users = [user for user in self.users.values() if user.sub in ours]
+        users += [HubUser("", sub) for sub in ours - named]
+        snapshot = Snapshot(
+            self._realm, {sub: each for sub, each in members.items() if each is not None}
+        )
+        self._post(plan(users, snapshot, certain=None).changes, urgent=True)
+
+    def _has_groups(self, member: Member) -> bool:
+        return self._realm is not None and all(each in self._realm.groups for each in member.groups)
+
+    def _drop(self, sub: str) -> None:
+        """Forget somebody whom the hub does not know: it is not worth asking for them."""
+        if self.snapshot is not None and sub in self.snapshot.people:
+            people = {key: each for key, each in self.snapshot.people.items() if key != sub}
+            self.snapshot = replace(self.snapshot, people=people)
+
+    def _learn(self, members: Mapping[str, Member | None]) -> None:
+        if self.snapshot is None or self._realm is None:
+            return
+        people = {**self.snapshot.people}
+        for sub, member in members.items():
+            if member is None:
+                people.pop(sub, None)
+            else:
+                people[sub] = member
+        self.snapshot = Snapshot(self._realm, people)
+
+    def _post(self, changes: Iterable[Change], *, urgent: bool) -> None:
+        for change in changes:
+            self.outbox.put(change, urgent=urgent)
+
+    # ---- everything ----
+
+    def _begin_full(self) -> None:
+        self.log.info("Comparing everything: %s", self._full_why)
+        self._full_why, self._full_due = "", float("inf")
+        self._full_began = time.monotonic()
+        self._since = _Since()
+        self._reading = asyncio.create_task(self._read_full(), name="reading everything")
+
+    async def _read_full(self) -> Full:
+        """Read everything; then ask one by one for who would lose something, within limits."""
+        confirmed = await asyncio.to_thread(self.state.confirmed)
+        self.events_kept = await self.admin.keeps_events()
+        snapshot = await read_everything(self.admin)
+        users = await self._hub_users()
+        missing = vanished(users.values(), snapshot)
+        if await existing_paths(self.admin, missing):
+            raise KeycloakUnavailableError("Keycloak's list of groups lacks some that are there")
+        first = self._plan(users, snapshot, (), missing, confirmed)
+        asked = await read_people(self.admin, first.doubtful)
+        return Full(snapshot, users, asked, missing, confirmed)
+
+    def _plan(
+        self,
+        users: Mapping[str, HubUser],
+        snapshot: Snapshot,
+        certain: Collection[str],
+        gone_groups: Collection[str],
+        confirmed: Collection[str],
+    ) -> Plan:
+        return plan(
+            users.values(),
+            snapshot,
+            certain=certain,
+            gone_groups=gone_groups,
+            limits=self.limits,
+            confirmed=confirmed,
+        )
+
+    async def _finish_full(self) -> None:
+        """Put together what was read and heard of meanwhile, and see what is to be done."""
+        task, self._reading = self._reading, None
+        if task is None:
+            return
+        try:
+            full = task.result()
+        except BaseException:
+            self.want_full("it did not work the last time")
+            raise
+        since = self._since
+        realm = since.realm or full.snapshot.realm
+        people = dict(full.snapshot.people)
+        for sub, member in {**full.asked, **since.people}.items():
+            if member is None:
+                people.pop(sub, None)
+            else:
+                people[sub] = member
+        self.snapshot, self._realm = Snapshot(realm, people), realm
+        self.users = {**full.users, **since.users}
+        certain = {*full.asked, *since.people}
+        gone_groups = full.gone_groups | since.gone_groups
+        found = self._plan(self.users, self.snapshot, certain, gone_groups, full.confirmed)
+        for user in self.users.values():
+            facts = self.snapshot.facts(user.sub) if user.sub else None
+            if user.sub in self.outbox.ending:
+                digest = self.snapshot.realm.digest(facts) if facts is not None else GONE
+                self.outbox.resume(Change(user.name, user.sub, facts, digest))
+        self._post(found.changes, urgent=False)
+        self._comparing = bool(found.changes)
+        if found.doubtful:
+            self.want_full("somebody changed while everything was read", seconds=30.0)
+        await self._hold(found.held, full.confirmed)
+        self.last_full = time.time()
+        self.full_seconds = time.monotonic() - self._full_began
+        self.want_full("it is time", seconds=self.rhythm.full)
+        self.log.info(
+            "Compared everything in %.1f s: %d people and %d groups in Keycloak, %d users of the "
+            "hub, %d of them to be changed",
+            self.full_seconds,
+            len(people),
+            len(realm.groups),
+            len(self.users),
+            len(found.changes),
+        )
+        if self.events_kept is False:
+            self.log.warning(
+                "Keycloak keeps no admin events (Realm settings, Events, Admin events settings): "
+                "changes are only seen every %.0f s",
+                self.rhythm.full,
+            )
+
+    async def _hold(self, held: Held | None, confirmed: Collection[str]) -> None:
+        """Say what is not done, once, and keep it for an administrator."""
+        before, self.held = self.held, held
+        if self.dry_run:
+            return
+        if confirmed and held is None:
+            await asyncio.to_thread(self.state.forget_confirmed)
+        if held is not None and (before is None or before.id != held.id):
+            self.log.error(
+                "Held back: %s. Nobody is taken anything because of that, until the lists come "
+                "back or an administrator says that it is meant: qhub-group-sync confirm %s",
+                held,
+                held.id,
+            )
+        elif held is None and before is not None:
+            self.log.info("Nothing is held back any more")
+        await asyncio.to_thread(self.state.set_held, held, time.time())
+
+    # ---- telling the hub ----
+
+    async def _tell_hub(self) -> None:
+        """Send what waits, some people at a time; keep how far that brings us."""
+        now = time.time()
+        changes = self.outbox.next(_BATCH, now)
+        if changes and self._realm is not None:
+            entries = [self.outbox.entry(change, now) for change in changes]
+            results = await self.hub.send(entries, directory=self._realm.mark, dry_run=self.dry_run)
+            self._take(changes, results.people, now)
+            self._see_instance()
+        elif time.monotonic() >= self._hub_due:
+            await self.hub.hello()
+            self._see_instance()
+        else:
+            return
+        self._hub_due = time.monotonic() + _HEARTBEAT_SECONDS
+        if self._comparing and not self.outbox:
+            self._comparing = False
+            self.log.info(
+                "The hub is as Keycloak says, %.1f s after the comparison began",
+                time.monotonic() - self._full_began,
+            )
+        if not self.dry_run:
+            await self._keep()
+
+    async def _send(
+        self, changes: Sequence[Change], listener: Callable[[Result], None] | None = None
+    ) -> None:
+        now = time.time()
+        entries = [self.outbox.entry(change, now) for change in changes]
+        mark = self._realm.mark if self._realm is not None else ""
+        results = await self.hub.send(entries, directory=mark, dry_run=self.dry_run)
+        self._take(changes, results.people, now)
+        self._see_instance()
+        if listener is not None:
+            for result in results.people:
+                listener(result)
+
+    def _take(self, changes: Iterable[Change], results: Iterable[Result], now: float) -> None:
+        """Note what the hub answered."""
+        by_sub: dict[str, list[Result]] = {}
+        for result in results:
+            by_sub.setdefault(result.sub, []).append(result)
+        for change in changes:
+            found = by_sub.get(change.sub, [])
+            failed = self.outbox.answered(change, found, now)
+            if failed:
+                self.want_full("the hub could not change somebody", seconds=60.0)
+            for result in found:
+                self._note(change, result)
+
+    def _note(self, change: Change, result: Result) -> None:
+        self.counts[result.state] += 1
+        if result.state in {"applied", "ended"} and (result.lost or result.gained or result.why):
+            self.log.info(
+                "%s%s %s: lost %s, gained %s%s",
+                "(dry run) " if self.dry_run else "",
+                result.name,
+                result.state,
+                ", ".join(result.lost) or "nothing",
+                ", ".join(result.gained) or "nothing",
+                f" ({result.why})" if result.why else "",
+            )
+        elif result.state == "failed":
+            self.log.error("The hub could not change %s: %s", shown(result.name), result.why)
+        if result.state in {"unknown", "failed"}:
+            return
+        user = HubUser(
+            name=result.name,
+            sub=result.sub,
+            admin=result.admin,
+            groups=frozenset(result.groups),
+            roles=frozenset(result.roles),
+            digest=change.digest,
+        )
+        self.users[user.name] = self._since.users[user.name] = user
+
+    def _see_instance(self) -> None:
+        if self.hub.instance != self._instance:
+            if self._instance:
+                self.want_full("the hub was started anew")
+            self._instance = self.hub.instance
+
+    async def _keep(self) -> None:
+        """Keep how far everything is done, so that the next run begins there."""
+        if self.outbox.urgent:
+            return
+        if self._cursor is not None and self._cursor != self._saved:
+            await asyncio.to_thread(self.state.set_cursor, self._cursor)
+            self._saved = self._cursor
+        await asyncio.to_thread(self.state.set_ending, self.outbox.ending)
+        if self.keycloak.failures == 0:
+            self.last_success = time.time()
+
+
+def _differs(before: Snapshot, after: Snapshot, sub: str) -> bool:
+    """Whether groups or roles became something else for a person."""
+    old, new = before.facts(sub), after.facts(sub)
+    if old is None or new is None:
+        return False
+    return before.realm.digest(old) != after.realm.digest(new)
+
+
+async def _wait(stopping: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stopping.wait()

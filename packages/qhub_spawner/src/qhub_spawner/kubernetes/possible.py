@@ -1,0 +1,42 @@
+"""Which profiles can become pods at all, as far as that is known before anybody asks for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kubespawner import KubeSpawner
+
+from qhub_spawner.errors import Problem
+from qhub_spawner.profiles import Profile
+
+
+def problems_of(profiles: Iterable[Profile], *, spot_pool: bool) -> list[Problem]:
+    """Return what is wrong with each profile that may become a pod.
+
+    Args:
+        profiles: All of them, in the order written.
+        spot_pool: Whether it is configured how to reach the nodes that may be taken away.
+    """
+    traits = KubeSpawner.class_traits(config=True)
+    problems = []
+    for index, profile in enumerate(profiles):
+        where = f"profiles[{index}] ({profile.slug})"
+        block = profile.kubernetes
+        if block is None:
+            continue
+        if profile.nodes > 1:
+            problems.append(
+                Problem(f"{where}.nodes", str(profile.nodes), "a pod has one node", "1")
+            )
+        if block.spot and not spot_pool:
+            accepted = "false, or set c.KubernetesBackend.spot_pool"
+            problems.append(
+                Problem(f"{where}.kubernetes.spot", "true", "there is no spot pool", accepted)
+            )
+        place, message = f"{where}.kubernetes.kubespawner", "KubeSpawner has no such trait"
+        problems += [
+            Problem(place, trait, message, "one of c.KubeSpawner's")
+            for trait in block.kubespawner
+            if trait not in traits
+        ]
+    return problems
