@@ -62,6 +62,7 @@ def both_stage(port: int | None, entrance: Entrance | None = None) -> Iterator[S
         with entrance.known(run_folder / "who"), running(hub):
             yield Stage(
                 hub=hub,
+                entrance=entrance,
                 people=entrance.people,
                 password=entrance.password,
                 check_profiles=("general", "container"),

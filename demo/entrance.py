@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tests.systems.extrausers import ExtraUsers
 from tests.systems.folders import FolderSite
 from tests.systems.hub import HubSystem
 from tests.systems.keycloak import KeycloakSystem, Realm, demo_model
@@ -148,6 +149,8 @@ c.Keycloak.service_client_secret_file = {str(folder / "service")!r}
 c.Identities.database_url = "sqlite:///{folder}/identity.sqlite"
 c.Identities.host_accounts = {self.accounts!r}
 c.GroupSync.poll_seconds = 1
+c.KeycloakAuthenticator.allow_all = True
+c.KeycloakAuthenticator.admin_groups = {{"/admins"}}
 """
         if self.site is not None:
             command = ["sudo", "-n", "--", str(self.site.command)]
@@ -171,8 +174,6 @@ load_subconfig({str(file)!r})
 from qhub_auth.configure import group_sync
 group_sync(c, config_file={str(file)!r})
 c.JupyterHub.authenticator_class = "qhub_auth.authenticator.KeycloakAuthenticator"
-c.KeycloakAuthenticator.allow_all = True
-c.KeycloakAuthenticator.admin_groups = {{"/admins"}}
 c.CryptKeeper.keys = [{secrets.token_hex(32)!r}]
 c.JupyterHub.load_roles[0]["scopes"].append("admin:server_state")
 """
@@ -272,6 +273,14 @@ def identity_command(settings: Path, *words: str) -> str:
 
 @contextlib.contextmanager
 def names_known(settings: Path) -> Iterator[None]:
-    """Give everybody numbers, and have this machine's name service know their groups."""
-    raise NotImplementedError
-    yield
+    """Give everybody numbers, and have this machine's name service know them and their groups.
+
+    At the end the name service is as it was.
+    """
+    with ExtraUsers() as extra:
+        identity_command(settings, "sync")
+        identity_command(settings, "nss", "--output", str(extra.folder))
+        owner = settings.stat()
+        for path in settings.parent.iterdir():  # root has made the database
+            os.chown(path, owner.st_uid, owner.st_gid)
+        yield

@@ -69,6 +69,7 @@ def kubernetes_stage(port: int | None, entrance: Entrance | None = None) -> Iter
         with running(hub):
             yield Stage(
                 hub=hub,
+                entrance=entrance,
                 people=entrance.people,
                 password=entrance.password,
                 check_profiles=("gpu",),

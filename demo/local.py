@@ -48,6 +48,7 @@ def local_stage(port: int | None, entrance: Entrance | None = None) -> Iterator[
         with running(hub):
             yield Stage(
                 hub=hub,
+                entrance=entrance,
                 people=entrance.people,
                 password=entrance.password,
                 check_profiles=("adjustable",),

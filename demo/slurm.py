@@ -45,6 +45,7 @@ def slurm_stage(port: int | None, entrance: Entrance | None = None) -> Iterator[
         with entrance.known(run_folder / "who"), running(hub):
             yield Stage(
                 hub=hub,
+                entrance=entrance,
                 people=entrance.people,
                 password=entrance.password,
                 check_profiles=("gpu",),

@@ -31,6 +31,7 @@ class Stage:
         check_profiles: The profiles that `--check` chooses, one after the other.
         hints: What to try, a line each.
         remains: What goes when the demo ends.
+        entrance: How the people come in.
     """
 
     hub: HubSystem
@@ -39,6 +40,7 @@ class Stage:
     check_profiles: tuple[str, ...]
     hints: tuple[str, ...]
     remains: str
+    entrance: Any = None
 
 
 def say(text: str) -> None:

@@ -15,12 +15,12 @@ from tests.systems.processes import SystemUnavailableError
 REQUIRED = bool(os.environ.get("QHUB_SYSTEMS_REQUIRED") or os.environ.get("CI"))
 
 
-# By each mark: fixtures and parameters that mean its system. A test's file or its own name may
-# name the system, too, for one that is started in the test.
+# By each mark: fixtures and parameters that mean its system, and words in the names of a test or
+# its file, for a system that is started in the test itself.
 SYSTEMS = {
-    "slurm": {"slurm", "cluster", "command-line", "rest"},
-    "kubernetes": {"kubernetes"},
-    "auth": {"auth", "keycloak"},
+    "slurm": ({"slurm", "cluster", "command-line", "rest"}, {"slurm"}),
+    "kubernetes": ({"kubernetes"}, {"kubernetes"}),
+    "auth": ({"keycloak"}, {"auth", "keycloak"}),
 }
 
 
@@ -48,7 +48,7 @@ def systems_of(item: pytest.Item) -> set[str]:
         *(each for each in values if isinstance(each, str)),
     }
     named = {*re.split("[_.]", item.path.stem), *item.name.partition("[")[0].split("_")}
-    return {system for system, own in SYSTEMS.items() if own & needs or system in named}
+    return {system for system, (own, words) in SYSTEMS.items() if own & needs or words & named}
 
 
 def missing(system: str, error: Exception) -> None:

@@ -19,6 +19,7 @@ from tests.systems import stand_in
 from tests.systems.kubernetes import KubernetesSystem
 from tests.systems.kubernetes_faults import FaultyApi
 from tests.systems.kubernetes_hub import RESTRICTED, KubernetesHub, offer_folder
+from tests.systems.slurm import HUB_USER
 
 CLIENTS = ("kube-scheduler", "kube-controller-manager", "kubelet")
 # "nowhere" asks for a node with a label that none has until it is opened: pods of it wait.
@@ -191,8 +192,6 @@ def make_drill(
     folder.chmod(0o755)
     shutil.copy(Path(stand_in.__file__), folder / "stand_in.py")
     (folder / "stand_in.py").chmod(0o644)
-    (folder / "homes").mkdir(mode=0o777)
-    (folder / "homes").chmod(0o777)
     if namespace is None:
         namespace = cluster.make_namespace(labels=RESTRICTED)
         offer_folder(cluster, namespace, "drill", folder)
@@ -202,6 +201,8 @@ def make_drill(
         namespace=namespace,
         environment=environment,
     )
+    (folder / "homes").mkdir(mode=0o700)
+    shutil.chown(folder / "homes", HUB_USER, HUB_USER)  # local servers are the hub's processes
     faults = FaultyApi(cluster.api_url, cluster.ca)
     faults.lend(hub.run_folder / "kubeconfig")
     drill = KubernetesDrill(cluster, hub, faults, hub_id, folder)

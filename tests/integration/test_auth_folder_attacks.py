@@ -80,7 +80,7 @@ def everything(folder: Path) -> object:
 
 def physics(site: FolderSite, *, sticky: bool = True) -> Path:
     """The folder of a group that both are in."""
-    assert site.results(Share("physics", PHYSICS, has_children=sticky)) == ["done"]
+    assert site.results(Share("physics", PHYSICS, sticky=sticky)) == ["done"]
     return site.shared / "physics"
 
 
@@ -176,8 +176,8 @@ def test_no_folder_where_members_could_exchange_it(site: FolderSite) -> None:
     """In a folder that members may rename in, root makes nothing until it has the sticky bit."""
     physics(site, sticky=False)
     for verb in (Share("physics/team", TEAM), Parent("physics/team")):
-        assert "has_children first" in site.says(verb)
-    assert site.results(Share("physics", PHYSICS, has_children=True)) == ["done"]
+        assert "sticky first" in site.says(verb)
+    assert site.results(Share("physics", PHYSICS, sticky=True)) == ["done"]
     assert site.results(Share("physics/team", TEAM)) == ["done"]
     assert site.results(Share("physics", PHYSICS)) == ["unchanged"], "the sticky bit stays"
 
@@ -346,7 +346,7 @@ def test_first_files_are_out_of_their_owner_s_reach(site: FolderSite) -> None:
 def test_many_at_once_agree(site: FolderSite) -> None:
     """Commands at the same time, asked for the same: one makes each folder, none meets half of it."""
     homes = [Home(f"p{number}", 2_034_510 + number, 2_034_510 + number) for number in range(20)]
-    verbs = [*homes, Share("a", TEAM, has_children=True), Share("a/b", PHYSICS)]
+    verbs = [*homes, Share("a", TEAM, sticky=True), Share("a/b", PHYSICS)]
     with ThreadPoolExecutor(8) as pool:
         rounds = list(pool.map(lambda _: site.results(*verbs), range(8)))
     for results in zip(*rounds, strict=True):
@@ -497,12 +497,11 @@ def test_numbers_are_checked(site: FolderSite) -> None:
         *('{"verb": ["home"]}', '{"verb": "exec"}', '{"verb": "Home"}', '{"verb": "home"}'),
         '{"verb": "home", "name": "alice", "uid": 2034501, "gid": 2034501, "mode": "0777"}',
         '{"verb": "home", "name": "alice", "uid": 2034501, "gid": 2034501, "root": "/etc"}',
-        '{"verb": "share", "path": "lab", "gid": 2050001, "has_children": 1}',
+        '{"verb": "share", "path": "lab", "gid": 2050001, "sticky": 1}',
         '{"verb": "archive", "kind": "file", "name": "alice", "owner": 2034501}',
         '{"verb": "quota", "kind": "home", "name": "alice", "owner": 2034501, "quota_bytes": -1}',
         '{"verb": "check", "item": {"verb": "tree", "path": "a", "gid": 2050001}}',
         '{"verb": "check", "item": {"verb": "check"}}',
-        '{"verb": "everyone"}',
     ],
 )
 def test_only_its_verbs(site: FolderSite, line: str) -> None:
@@ -578,8 +577,6 @@ def test_settings_are_root_s_alone(site: FolderSite) -> None:
         ({"uids": [[300, 200]]}, "uids"),
         ({"uids": "1000-2000"}, "uids"),
         ({"gids": [[1000, 2**31]]}, "gids"),
-        ({"everyone": {"gid": 7}}, "not among"),
-        ({"everyone": {"gid": TEAM, "name": "../x"}}, "everyone.name"),
         ({"mounts": "yes"}, "mounts"),
         ({"command": "id"}, "unknown field"),
         ({"homes": None, "shared": None}, "expected homes or shared"),
@@ -626,8 +623,6 @@ def test_arguments_and_other_accounts_are_refused(site: FolderSite) -> None:
 @pytest.fixture
 def rule(site: FolderSite) -> Iterator[list[str]]:
     """The printed sudo rule for the account nobody, and how to become it and call sudo."""
-    if shutil.which("sudo") is None:
-        missing("sudo", FileNotFoundError("sudo"))
     file = Path("/etc/sudoers.d") / f"qhub-attacks-{os.getpid()}"
     file.touch(mode=0o440)
     file.write_text(sudoers(hub_user="nobody", command=str(site.command)))

@@ -44,8 +44,8 @@ def steps_for(root: str, command: Path) -> dict[str, list[Any]]:
         "no limit": ask(Quota("home", "alice", ALICE, 0)),
         "fill all": ["write", f"{homes}/alice/big", ALICE, [], 8 * MIB],
         "shares": ask(
-            Share("physics", PHYSICS, has_children=True), Share("physics/team", TEAM),
-            Share("chem", PHYSICS, has_children=True)),
+            Share("physics", PHYSICS, sticky=True), Share("physics/team", TEAM),
+            Share("chem", PHYSICS, sticky=True)),
         "team": ["project", f"{shared}/physics/team"],
         "fill team": ["write", f"{shared}/physics/team/f", ALICE, [PHYSICS, TEAM], 8 * MIB],
         "fill physics": ["write", f"{shared}/physics/f", ALICE, [PHYSICS, TEAM], 2 * MIB],

@@ -497,7 +497,7 @@ def test_many_tabs_and_refresh_tokens_that_are_good_once(
         other.signed_in("alice") as alice,
         concurrent.futures.ThreadPoolExecutor(20) as pool,
     ):
-        deadline = time.monotonic() + 3 * CHECK + 1
+        deadline = time.monotonic() + 2 * CHECK + 1
         seen: set[int] = set()
         while time.monotonic() < deadline:
             asked = [pool.submit(alice.get, f"{other.url}/home") for _ in range(20)]
@@ -544,12 +544,14 @@ def test_keycloak_down(spare: Any) -> None:
             with site.client() as program:
                 assert program.get(f"{site.url}/grafana").status_code == 401
             own.start_daemon()
-            wait_until(
-                lambda: site.signed_in("dave").get(f"{site.url}/grafana").status_code == 200,
-                DEADLINE,
-                "a log-in",
-                poll_seconds=1,
-            )
+
+            def answers() -> bool:
+                with site.client(Accept="text/html") as browser:
+                    return browser.get(f"{site.url}{PREFIX}sign-in").status_code == 302
+
+            wait_until(answers, DEADLINE, "a log-in", poll_seconds=0.2)
+            with site.signed_in("dave") as dave:
+                assert dave.get(f"{site.url}/grafana").status_code == 200
             alice.close()
     finally:
         own.stop()
@@ -558,22 +560,25 @@ def test_keycloak_down(spare: Any) -> None:
 def test_secrets_stand_nowhere(site: ForwardAuthSite) -> None:
     """No code, token, cookie or secret is in the service's log, Traefik's log, or files others read."""
     with site.client(Accept="text/html") as browser:
-        page = site.realm.log_in(browser, f"{site.url}/grafana?token=canary-query", "erin")
+        urls: list[str] = []
+        browser.event_hooks = {"response": [lambda answer: urls.append(str(answer.url))]}
+        site.realm.log_in(browser, f"{site.url}/grafana?token=canary-query", "erin")
         cookies = [str(each.value) for each in browser.cookies.jar if each.domain == APPS]
-        states, codes = [], []
-        for hop in page.history:
-            query = parse_qs(urlsplit(str(hop.url)).query)
-            states += query.get("state", [])
-            codes += query.get("code", [])
+    queries = [parse_qs(urlsplit(url).query) for url in urls]
+    passed = [each[name][0] for each in queries for name in ("state", "code") if name in each]
+    assert len(set(passed)) == 2
     token = site.realm.tokens("erin")["access_token"]
     with site.client(Authorization=f"Bearer {token}") as client:
         client.get(f"{site.url}/grafana")
         client.get(f"{site.url}/prometheus", headers={"Authorization": f"Bearer {token}x"})
-    needles = [*cookies, *states, *codes, token, site.realm.forward_auth_secret, "canary-proxy"]
+    needles = [*cookies, *passed, token, site.realm.forward_auth_secret, "canary-proxy"]
     text = site.log.read_text()
     assert "signed in" in text
-    for needle in [*needles, "canary-query", "Traceback"]:
+    assert "Traceback" not in text
+    for needle in [*needles, "canary-query"]:
         assert needle not in text
+        # at DEBUG, Traefik logs its own configuration, and the proxy's secret stands there
+        assert needle == "canary-proxy" or needle not in site.traefik.log.read_text()
     secret = site.folder / "sessions.sqlite"
     assert secret.stat().st_mode & 0o077 == 0
     for path in site.folder.glob("sessions.sqlite*"):

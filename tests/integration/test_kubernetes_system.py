@@ -225,8 +225,8 @@ def test_volumes_are_this_machines_folders_and_single_files(
 ) -> None:
     """hostPath read-write and read-only, and one file of a ConfigMap in the place of /etc/passwd."""
     for folder in (tmp_path / "home", tmp_path / "shared"):
-        folder.mkdir()
-        folder.chmod(0o777)
+        folder.mkdir(mode=0o700)
+        os.chown(folder, 12345, 12345)
     entry = "alice:x:12345:12345::/home/alice:/bin/sh\n"
     files = {"metadata": {"name": "names"}, "data": {"passwd": entry}}
     kubernetes.request("POST", f"/api/v1/namespaces/{namespace}/configmaps", files)

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from .packages import install_packages, program
 from .processes import SystemUnavailableError, locked
@@ -35,7 +36,7 @@ class ExtraUsers:
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> ExtraUsers:
+    def __enter__(self) -> Self:
         """Install it, keep what is there, and let the name service read the folder.
 
         Raises:

@@ -20,6 +20,7 @@ from typing import Any
 from qhub_auth.folder_setup import install
 from qhub_auth.folders.verbs import Verb, line_of
 
+from .packages import install_packages
 from .processes import SystemUnavailableError
 
 SECONDS = 60
@@ -85,6 +86,7 @@ class FolderSite:
         """
         if os.geteuid() != 0:
             raise SystemUnavailableError("folders of other people are made by root only")
+        install_packages(("acl", "sudo"), "folders")
         self.own = base is None
         self.base = base or Path(tempfile.mkdtemp(prefix="qhub-folders-", dir="/var/tmp"))
         self.base.chmod(0o755)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -15,7 +15,8 @@ from qhub_auth.folder_plan import (
     share_plan,
     tree_verbs,
 )
-from qhub_auth.folders.verbs import Archive, Everyone, Home, Parent, Rename, Share, Tree
+from qhub_auth.folders.verbs import Archive, Home, Parent, Rename, Share, Tree
+from qhub_auth.resolving import membership, with_shares
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ NUMBERS = {
 def test_parents_come_first_and_know_it() -> None:
     """The folder above is asked for first, as one that has others' in it; readers read both."""
     assert share_plan(PHYSICS, NUMBERS).verbs == (
-        Share("physics", 50001, readers=(50003,), has_children=True),
+        Share("physics", 50001, readers=(50003,), sticky=True),
         Share("physics/team-a", 50002, readers=(50003,)),
     )
 
@@ -59,7 +60,7 @@ def test_readers_of_one_folder_only() -> None:
     directory = groups(p=("/p", "rw"), a=("/p/a", "rw"), r=("/p/r", "ro"))
     numbers = {"p": Numbers(1, "/p"), "a": Numbers(2, "/p/a"), "r": Numbers(3, "/p/r")}
     first, second = share_plan(directory, numbers).verbs
-    assert first == Share("p", 1, readers=(3,), has_children=True)
+    assert first == Share("p", 1, readers=(3,), sticky=True)
     assert second == Share("p/a", 2)
 
 
@@ -105,7 +106,7 @@ def test_renamed_groups_take_their_folders_along() -> None:
     plan = share_plan(MOVED, NUMBERS)
     assert plan.verbs == (
         Rename("physics", "physik", 50001),
-        Share("physik", 50001, readers=(50003,), has_children=True),
+        Share("physik", 50001, readers=(50003,), sticky=True),
         Rename("physik/team-a", "physik/b", 50002),
         Share("physik/b", 50002, readers=(50003,)),
     )
@@ -150,16 +151,34 @@ def test_one_folder_for_two() -> None:
 
 
 def test_only_some_people_s() -> None:
-    """For one person: the folders of their groups, those above, and the one for everybody."""
+    """For one person: the folders of their groups, and those above."""
     directory = groups(p=("/p", "rw"), a=("/p/a", "rw"), b=("/p/b", "rw"), q=("/q", "rw"))
     numbers = {
         key: Numbers(at, group.path)
         for at, (key, group) in enumerate(sorted(directory.by_id.items()), 1)
     }
-    plan = share_plan(directory, numbers, everyone=True)
+    plan = share_plan(directory, numbers)
     chosen = plan.only(["/p/a", "/unknown"])
-    assert chosen == (Everyone(), Share("p", 3, has_children=True), Share("p/a", 1))
+    assert chosen == (Share("p", 3, sticky=True), Share("p/a", 1))
     assert SharePlan().only(["/p"]) == ()
+
+
+def test_everybody_has_what_is_for_all() -> None:
+    """A share for all is everybody's to read and write, whatever groups they are in, or none."""
+    directory = with_shares(groups(q=("/q", "rw")), {"/everyone": "all"})
+    for paths in ([], ["/q"]):
+        belongs = membership(directory, paths)
+        assert ("/everyone", "rw") in [(each.owner.path, each.access) for each in belongs.shares]
+        assert "/everyone" in [each.path for each in belongs.groups]
+
+
+def test_what_everybody_has_is_sticky() -> None:
+    """In the folder that everybody is in, only who made something may remove it."""
+    directory = replace(
+        groups(e=("/everyone", "rw"), q=("/q", "rw")), everybody=frozenset({"/everyone"})
+    )
+    plan = share_plan(directory, {"e": Numbers(1, "/everyone"), "q": Numbers(2, "/q")})
+    assert plan.verbs == (Share("everyone", 1, sticky=True), Share("q", 2))
 
 
 @pytest.mark.parametrize("home", ["/srv/alice", "/home", "/home/", "/home/a/alice", "alice", ""])

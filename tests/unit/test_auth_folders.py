@@ -27,7 +27,6 @@ from qhub_auth.folders.settings import settings_of
 from qhub_auth.folders.verbs import (
     Archive,
     Check,
-    Everyone,
     Home,
     Parent,
     Quota,
@@ -41,8 +40,8 @@ from qhub_auth.folders.verbs import (
 from qhub_auth.paths import folder_of
 
 VERBS = [
-    Home("alice", 20001, 20001), Share("a/b", 50001, readers=(50002, 50003), has_children=True),
-    Parent("a"), Everyone(), Archive("home", "alice", 20001), Archive("share", "a/b", 50001),
+    Home("alice", 20001, 20001), Share("a/b", 50001, readers=(50002, 50003), sticky=True),
+    Parent("a"), Archive("home", "alice", 20001), Archive("share", "a/b", 50001),
     Rename("a", "b", 50001), Tree("a", 50001), Quota("share", "a/b", 50001, 10), Check(),
     Check(Home("alice", 20001, 20001)),
 ]  # fmt: skip
@@ -79,7 +78,7 @@ JSON = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["verb", "name", "uid", "gid", "path", "item", "kind", "x"]), JSON)
        | st.builds(lambda verb, rest: rest | {"verb": verb},
-                   st.sampled_from(["home", "share", "check", "archive", "everyone"]),
+                   st.sampled_from(["home", "share", "check", "archive", "everything"]),
                    st.dictionaries(st.sampled_from(["name", "path", "uid", "gid", "item"]), JSON)))  # fmt: skip
 def test_anything_else_is_refused_in_words(request_: dict[str, Any]) -> None:
     """Any JSON is either one of the verbs or refused by a printable ASCII text."""

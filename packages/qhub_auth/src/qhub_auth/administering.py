@@ -295,9 +295,7 @@ async def ensure_dirs(site: Site, *, dry_run: bool = False) -> tuple[Result, ...
     numbers = await asyncio.to_thread(
         _group_numbers, site, found.everybody.directory, dry_run=dry_run
     )
-    plan = share_plan(
-        found.everybody.directory, numbers, move=folders.move_renamed, everyone=folders.everyone
-    )
+    plan = share_plan(found.everybody.directory, numbers, move=folders.move_renamed)
     welcome = [each for sub, each in found.people.items() if sub not in found.everybody.refused]
     homes = [home_verb(each, folders.home_root) for each in welcome if each.home]
     verbs: list[Verb] = [*plan.verbs, *(each for each in homes if each is not None)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jupyterhub import orm
@@ -60,6 +61,9 @@ class Admission:
         """See `KeycloakAuthenticator.auth_model_of`."""
         it = self._authenticator
         name = await self.name_of(facts, by_token=tokens is not None)
+        directory = await it.directory_keeper.directory()
+        if it.disguised:
+            facts = replace(facts, groups=facts.groups - it.disguised)
         groups = facts.all_groups
         decision = decide(self.rules, name=name, groups=groups, roles=facts.roles)
         if not facts.enabled:
@@ -67,7 +71,6 @@ class Admission:
         by_scopes = not decision.blocked and self._by_scopes(tokens)
         if not decision.allowed and not by_scopes:
             raise RefusedError(it.custom_403_message, reason=f"{name}: {decision.reason}")
-        directory = await it.directory_keeper.directory()
         contract = await self._contract(facts, name, directory, identity)
         model: dict[str, Any] = {
             "name": name,

@@ -247,6 +247,7 @@ class KeycloakAuthenticator(GenericOAuthenticator):  # type: ignore[misc]  # oau
         super().__init__(**kwargs)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._told: set[str] = set()
+        self.disguised: frozenset[str] = frozenset()
         self.provider = OpenIDProvider(self.keycloak, self.log)
         self.provider.basic_auth = self.basic_auth
         self.provider.extra = {str(k): str(v) for k, v in self.token_params.items()}
@@ -489,10 +490,18 @@ class KeycloakAuthenticator(GenericOAuthenticator):  # type: ignore[misc]  # oau
         Which roles a person has by way of others, their tokens say.
         """
         groups, roles = await asyncio.gather(self.admin_api.groups(), self.admin_api.client_roles())
+        self.disguised = frozenset(each.path for each in groups.values() if each.disguised)
+        for path in sorted(self.disguised):
+            self.tell_once(
+                f"A group is called {shown(path)} that has a slash in its name, and looks like one "
+                "further down: nobody is in either, as far as the hub goes. Rename it, or start "
+                "Keycloak with --spi-group--jpa--escape-slashes-in-group-path=true"
+            )
         return Directory(
             groups={
                 each.path: Group(id=each.id, path=each.path, attributes=each.attributes)
                 for each in groups.values()
+                if each.path not in self.disguised
             },
             roles=roles,
         )

@@ -119,10 +119,12 @@ class Directory:
     Attributes:
         groups: By full path.
         roles: By name.
+        everybody: Paths of the groups that everybody is in without being a member in Keycloak.
     """
 
     groups: Mapping[str, Group] = field(default_factory=dict)
     roles: Mapping[str, ClientRole] = field(default_factory=dict)
+    everybody: frozenset[str] = frozenset()
 
     @cached_property
     def by_id(self) -> Mapping[str, Group]:

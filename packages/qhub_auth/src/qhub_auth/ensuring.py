@@ -19,7 +19,7 @@ from traitlets.config import LoggingConfigurable
 
 from qhub_auth.errors import FoldersError, shown
 from qhub_auth.folder_plan import NumberedPerson, SharePlan, home_verb
-from qhub_auth.folders.verbs import Everyone, Home, Share, Tree, Verb, line_of
+from qhub_auth.folders.verbs import Home, Share, Tree, Verb, line_of
 
 __all__ = ["COMMAND", "Folders", "Result", "ensure", "follow_ups"]
 
@@ -161,10 +161,6 @@ class Folders(LoggingConfigurable):
         help="""Where homes are made: ``homes.root`` of the command's own settings. A home that is
         not directly in it is left to others.""",
     ).tag(config=True)
-    everyone = Bool(
-        default_value=False,
-        help="""Whether the command's own settings have a folder for everybody (``everyone``).""",
-    ).tag(config=True)
     move_renamed = Bool(
         default_value=True,
         help="""Whether the folder of a group that was renamed or moved gets the new name or place.
@@ -270,5 +266,5 @@ class Folders(LoggingConfigurable):
                 self.log.info("Folders: %s", each.words)
             elif not each.ok:
                 self.log.warning("Folders: %s: %s", each.result, each.words)
-            if each.ok and isinstance(each.verb, Home | Share | Everyone):
+            if each.ok and isinstance(each.verb, Home | Share):
                 self._fresh[each.verb] = end

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from qhub_auth.directory import Directory, Group
 from qhub_auth.errors import shown
-from qhub_auth.folders.verbs import Archive, Everyone, Home, Parent, Rename, Share, Tree, Verb
+from qhub_auth.folders.verbs import Archive, Home, Parent, Rename, Share, Tree, Verb
 from qhub_auth.paths import ancestors, folder_of
 
 __all__ = [
@@ -80,7 +80,7 @@ class SharePlan:
     def only(self, paths: Collection[str]) -> tuple[Verb, ...]:
         """Return what has to be asked for so that the folders of the groups `paths` are there.
 
-        These are the folders themselves and those above them, and the one for everybody.
+        These are the folders themselves and those above them.
         """
         wanted = {self.folders[path] for path in paths if path in self.folders}
         chosen: list[Verb] = []
@@ -102,7 +102,6 @@ def share_plan(
     numbers: Mapping[str, NumberedGroup],
     *,
     move: bool = True,
-    everyone: bool = False,
 ) -> SharePlan:
     """Return what shared folders there have to be.
 
@@ -111,7 +110,6 @@ def share_plan(
         numbers: Those that have a number, by key (`Group.id`).
         move: Whether the folder of a group that was renamed or moved goes with it; else it stays
             where it is.
-        everyone: Whether there is a folder for everybody, as root's settings describe it.
     """
     problems: list[str] = []
     placed: dict[str, tuple[Group, NumberedGroup]] = {}
@@ -140,7 +138,7 @@ def share_plan(
     problems += _out_of_reach(directory, placed)
     verbs = _made(directory, placed, numbers, renames)
     return SharePlan(
-        verbs=((Everyone(),) if everyone else ()) + verbs,
+        verbs=verbs,
         moved=moved,
         folders={group.path: here for here, (group, _) in placed.items()},
         problems=tuple(problems),
@@ -221,14 +219,16 @@ def _made(
         parts = here.split("/")
         for end in range(1, len(parts)):
             made.setdefault("/".join(parts[:end]), Parent(path="/".join(parts[:end])))
-    full = {here.rpartition("/")[0] for here in made}
+    # Those that have others' in them, and those in which everybody may write
+    sticky = {here for here, (group, _) in placed.items() if group.path in directory.everybody}
+    sticky |= {here.rpartition("/")[0] for here in made}
     pending = list(renames)
     verbs: list[Verb] = []
     for here in sorted(made, key=_depth_first):
         # A folder comes to its new place when those above are there, before it is put right
         verbs += [each for each in pending if each.target == here]
         verb = made[here]
-        verbs.append(replace(verb, has_children=here in full) if isinstance(verb, Share) else verb)
+        verbs.append(replace(verb, sticky=here in sticky) if isinstance(verb, Share) else verb)
     return tuple(verbs)
 
 

@@ -157,7 +157,6 @@ def example_settings(
         "shared": {"root": shared, "quota_bytes": 0},
         "uids": [list(uids)],
         "gids": [list(gids)],
-        "everyone": None,
         "mounts": False,
         "hide_names": False,
     }

@@ -143,15 +143,16 @@ class Identities(LoggingConfigurable):
         """,
     )
     shares = Dict(
-        value_trait=Enum(["rw", "ro"]),
+        value_trait=Enum(["rw", "ro", "all"]),
         key_trait=Unicode(),
         config=True,
         help="""
         Shared folders for groups by their full path, beside those that have the attribute ``share``
         in Keycloak: ``rw`` for a folder, ``ro`` for a group whose members may read the folders of
-        the groups above it. It works without any right to read groups from Keycloak.
+        the groups above it, ``all`` for a folder that everybody reads and writes, and in which only
+        who made something removes it. It works without any right to read groups from Keycloak.
 
-        Example: ``c.Identities.shares = {"/physics": "rw", "/physics/guests": "ro"}``
+        Example: ``c.Identities.shares = {"/everyone": "all", "/physics": "rw"}``
         """,
     )
     host_accounts = Enum(

@@ -69,7 +69,7 @@ def _plan(
     identities = authenticator.identities
     numbers = identities.group_numbers(directory)
     shared = with_shares(directory, identities.shares)
-    plan = share_plan(shared, numbers, move=False, everyone=authenticator.folders.everyone)
+    plan = share_plan(shared, numbers, move=False)
     paths = {
         group.path
         for group in shared.groups.values()

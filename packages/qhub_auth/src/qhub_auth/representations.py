@@ -76,12 +76,22 @@ class GroupRecord:
         path: Its full path.
         attributes: Its attributes, all values of each.
         roles: Roles mapped to it directly.
+        name: Its own name, the end of its path.
     """
 
     id: str
     path: str
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     roles: frozenset[RoleKey] = frozenset()
+    name: str = ""
+
+    @property
+    def disguised(self) -> bool:
+        """Whether a slash in its name makes its path look like that of a group further down.
+
+        Keycloak writes ``~/`` for it only with its option ``escape-slashes-in-group-path``.
+        """
+        return "/" in self.name and not self.path.endswith("/" + self.name.replace("/", "~/"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +228,7 @@ def group(data: Mapping[str, Any]) -> GroupRecord:
         path=path,
         attributes=attributes(data.get("attributes")),
         roles=frozenset(roles),
+        name=_optional(data, "name"),
     )
 
 

@@ -54,7 +54,9 @@ class Membership:
         return (*self.groups, *(each.owner for each in self.shares))
 
 
-def with_shares(directory: Directory, shares: Mapping[str, Literal["rw", "ro"]]) -> Directory:
+def with_shares(
+    directory: Directory, shares: Mapping[str, Literal["rw", "ro", "all"]]
+) -> Directory:
     """Return the directory with shares that the hub's configuration gives to groups by their path.
 
     A group that the directory does not know is known by its path from then on.
@@ -64,8 +66,10 @@ def with_shares(directory: Directory, shares: Mapping[str, Literal["rw", "ro"]])
     groups = dict(directory.groups)
     for path, share in shares.items():
         known = groups.get(path) or Group(id=f"path:{path}", path=path)
-        groups[path] = replace(known, attributes={**known.attributes, "share": (share,)})
-    return replace(directory, groups=groups)
+        how = "rw" if share == "all" else share
+        groups[path] = replace(known, attributes={**known.attributes, "share": (how,)})
+    everybody = {path for path, share in shares.items() if share == "all"}
+    return replace(directory, groups=groups, everybody=directory.everybody | everybody)
 
 
 def numbered_groups(directory: Directory) -> tuple[Group, ...]:
@@ -79,7 +83,7 @@ def membership(directory: Directory, paths: Iterable[str]) -> Membership:
     A member of a group is one of the groups above it. But who is in a group that may only read
     (``share`` = ``ro``) has none of the gids above it by that: these would let them write.
     """
-    direct = sorted(set(paths))
+    direct = sorted(directory.everybody.union(paths))
     found: dict[str, Group] = {}
     for path in direct:
         chain = [directory.groups.get(each) for each in (*ancestors(path), path)]

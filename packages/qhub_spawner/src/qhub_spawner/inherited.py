@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from qhub_spawner.errors import ConfigurationError
-from qhub_spawner.slurm.backend import refused
+from qhub_spawner.slurm.possible import refused
 from qhub_spawner.slurm.script import Defaults
 
 # Traits of batchspawner that decide what qhub does by itself: setting them has no effect.

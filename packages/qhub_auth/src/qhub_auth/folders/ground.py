@@ -91,7 +91,11 @@ class Ground:
             further = self.below(found, name)
             if further is None:
                 path = os.path.join(found.path, name)  # noqa: PTH118 - a message
+                if self.only_look:
+                    raise WouldError(f"make what is in {path}, once that is there")
                 raise FolderError(f"{path} is missing: ask for the folders above first")
+            if self.only_look and further.uid == 0 and further.others_rename:
+                raise WouldError(f"make what is in {further.path}, once that is right")
             check_way(further)
             found = further
         return found
@@ -177,9 +181,9 @@ class Ground:
 
 @contextmanager
 def on(
-    settings: Settings, which: Literal["homes", "shared"], *, only_look: bool
+    settings: Settings, which: Literal["homes", "shared"], *, only_look: bool, lock: bool = True
 ) -> Iterator[Ground]:
-    """Open a root, and lock it unless one only looks.
+    """Open a root, and lock it unless one only looks, or asks for no lock.
 
     Raises:
         FolderError: The settings name none, or it is not root's alone.
@@ -190,7 +194,7 @@ def on(
         raise FolderError(f"{settings.source} has no {which}")
     with ExitStack() as held:
         ground = Ground(open_absolute(place.root, held), place, settings, held, only_look)
-        if not only_look:
+        if lock and not only_look:
             ground.prepare()
         yield ground
 
@@ -218,7 +222,7 @@ def check_way(found: Opened) -> None:
     if found.others_rename:
         raise FolderError(
             f"{found.path} has mode {found.mode:04o}: its members could rename the folders of "
-            "other groups in it; ask for it with has_children first"
+            "other groups in it; ask for it as sticky first"
         )
 
 

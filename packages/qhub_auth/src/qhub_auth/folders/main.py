@@ -21,7 +21,7 @@ from . import limiting, making, moving, trees
 from .ground import Outcome, WouldError
 from .opening import FolderError
 from .settings import Settings, read_settings
-from .verbs import VERBS, Archive, Check, Everyone, Home, Parent, Quota, Rename, Share, Tree, parsed
+from .verbs import VERBS, Archive, Check, Home, Parent, Quota, Rename, Share, Tree, parsed
 from .where import SETTINGS
 
 __all__ = ["answer", "main", "serve"]
@@ -32,7 +32,6 @@ SECONDS, TREE_SECONDS = 60, 4 * 3600
 _OLDEST_PYTHON = (3, 11)
 _VERBS: Mapping[type[Any], Callable[..., Outcome]] = {
     Archive: moving.archive,
-    Everyone: making.everyone,
     Home: making.home,
     Parent: making.parent,
     Quota: limiting.quota,

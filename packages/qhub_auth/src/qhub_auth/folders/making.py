@@ -16,9 +16,9 @@ from .ground import Ground, Outcome, check_owner, on
 from .opening import FolderError, Opened
 from .settings import Settings
 from .skeleton import copy_skeleton
-from .verbs import Everyone, Home, Parent, Share
+from .verbs import Home, Parent, Share
 
-__all__ = ["everyone", "home", "parent", "share"]
+__all__ = ["home", "parent", "share"]
 
 _HOME, _SHARED, _STICKY, _PASSED, _LISTED, _CLOSED = 0o700, 0o2770, 0o1000, 0o711, 0o755, 0o711
 _OWN_BITS, _OTHERS = 0o7777, 0o077
@@ -71,21 +71,10 @@ def share(settings: Settings, verb: Share, *, only_look: bool = False) -> Outcom
     settings.check_gid(verb.gid)
     for gid in verb.readers:
         settings.check_gid(gid)
-    settings.check_not_everyone(verb.path)
     parts = verb.path.split("/")
-    mode = _SHARED | (_STICKY if verb.has_children else 0)
+    mode = _SHARED | (_STICKY if verb.sticky else 0)
     with on(settings, "shared", only_look=only_look) as ground:
         return _shared(ground, parts, verb.gid, mode, verb.readers)
-
-
-def everyone(settings: Settings, _: Everyone, *, only_look: bool = False) -> Outcome:
-    """Make the folder for everybody, or put it right; as `share`."""
-    wanted = settings.everyone
-    if wanted is None:
-        raise FolderError(f"{settings.source} has no everyone")
-    mode = _SHARED | (_STICKY if wanted.sticky else 0)
-    with on(settings, "shared", only_look=only_look) as ground:
-        return _shared(ground, [wanted.name], wanted.gid, mode, ())
 
 
 def parent(settings: Settings, verb: Parent, *, only_look: bool = False) -> Outcome:
@@ -98,7 +87,6 @@ def parent(settings: Settings, verb: Parent, *, only_look: bool = False) -> Outc
         FolderError: A folder above is missing or not root's, or this one is not root's.
         OSError: It cannot be made.
     """
-    settings.check_not_everyone(verb.path)
     *above, name = verb.path.split("/")
     with on(settings, "shared", only_look=only_look) as ground:
         outer = ground.walked(above)

@@ -55,7 +55,6 @@ def rename(settings: Settings, verb: Rename, *, only_look: bool = False) -> Outc
     settings.check_gid(verb.gid)
     if verb.target == verb.source or verb.target.startswith(f"{verb.source}/"):
         raise FolderError(f"{verb.source} cannot be moved to {verb.target}")
-    settings.check_not_everyone(verb.target)
     with on(settings, "shared", only_look=only_look) as ground:
         *above, name = verb.source.split("/")
         *new_above, new_name = verb.target.split("/")
@@ -67,6 +66,8 @@ def rename(settings: Settings, verb: Rename, *, only_look: bool = False) -> Outc
         if outer is None or there is None:
             if taken is not None and taken.uid == 0 and taken.gid == verb.gid:
                 return Outcome("unchanged", f"{root}/{verb.target} is there already")
+            # what is above may have to be moved first, and was not, since one only asked
+            ground.about_to(f"move {root}/{verb.source} to {root}/{verb.target}, if it is there")
             raise FolderError(f"there is no {root}/{verb.source}")
         check_owner(there)
         if there.gid != verb.gid:

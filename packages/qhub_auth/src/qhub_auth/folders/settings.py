@@ -15,7 +15,7 @@ from typing import Any
 from .opening import FolderError, open_absolute_file
 from .verbs import LARGEST_ID, LARGEST_QUOTA
 
-__all__ = ["EveryoneFolder", "Place", "Settings", "read_settings", "settings_of"]
+__all__ = ["Place", "Settings", "read_settings", "settings_of"]
 
 SMALLEST_ID = 100
 """Below are the system's own accounts, whatever the settings say."""
@@ -23,21 +23,6 @@ NOBODY = frozenset({65534, 65535})
 LONGEST = 256 * 1024
 HIDDEN = ".qhub"
 """In each root: what is being made, what was archived, and the lock. Root's alone."""
-
-
-@dataclass(frozen=True)
-class EveryoneFolder:
-    """The shared folder for everybody.
-
-    Attributes:
-        name: In the root of shared folders.
-        gid: The group that everybody is in.
-        sticky: Whether only who made something may rename or remove it.
-    """
-
-    name: str
-    gid: int
-    sticky: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,7 +51,6 @@ class Settings:
         shared: Where shared folders are; `None` likewise.
         uids: Which numbers people may have, as inclusive ranges.
         gids: Which numbers groups may have.
-        everyone: The folder for everybody.
         mounts: Whether a home or shared folder may be a mount point.
         hide_names: Whether the folders of groups without a share may be passed, but not listed.
     """
@@ -75,7 +59,6 @@ class Settings:
     shared: Place | None = None
     uids: tuple[tuple[int, int], ...] = ((20000, 49999),)
     gids: tuple[tuple[int, int], ...] = ((50000, 59999),)
-    everyone: EveryoneFolder | None = None
     mounts: bool = False
     hide_names: bool = False
     source: str = field(default="", compare=False)
@@ -95,18 +78,6 @@ class Settings:
     def check_home_gid(self, gid: int) -> None:
         """As `check_gid`; a person's own group may also be among the numbers of people."""
         self._check("gid", gid, self.uids + self.gids)
-
-    def check_not_everyone(self, path: str) -> None:
-        """Refuse a group's folder in the place of the one for everybody.
-
-        Raises:
-            FolderError: The group's name is that folder's.
-        """
-        if self.everyone is not None and path.partition("/")[0] == self.everyone.name:
-            raise FolderError(
-                f"{self.everyone.name} is the folder for everybody (everyone.name in "
-                f"{self.source}): a group of that name cannot have one"
-            )
 
     def _check(self, what: str, number: int, ranges: tuple[tuple[int, int], ...]) -> None:
         inside = any(low <= number <= high for low, high in ranges)
@@ -146,7 +117,7 @@ def settings_of(document: object, *, source: str = "settings") -> Settings:
     Raises:
         ValueError: A field is unknown, or not what it should be.
     """
-    names = ("homes", "shared", "uids", "gids", "everyone", "mounts", "hide_names")
+    names = ("homes", "shared", "uids", "gids", "mounts", "hide_names")
     table = _table("", document, names)
     values: dict[str, Any] = {"source": source}
     for name in ("homes", "shared"):
@@ -158,15 +129,9 @@ def settings_of(document: object, *, source: str = "settings") -> Settings:
     for name in ("mounts", "hide_names"):
         if name in table:
             values[name] = _flag(name, table[name])
-    if table.get("everyone") is not None:
-        values["everyone"] = _everyone(table["everyone"])
     settings = Settings(**values)
     if settings.homes is None and settings.shared is None:
         raise ValueError("expected homes or shared, or both")
-    if settings.everyone is not None:
-        if settings.shared is None:
-            raise ValueError("everyone: expected shared, too")
-        settings.check_gid(settings.everyone.gid)
     roots = [place.root for place in (settings.homes, settings.shared) if place is not None]
     if len(set(roots)) != len(roots):
         raise ValueError("homes and shared: expected two folders")
@@ -225,13 +190,3 @@ def _flag(where: str, value: object) -> bool:
     if type(value) is not bool:
         raise ValueError(f"{where}: expected true or false")
     return value
-
-
-def _everyone(value: object) -> EveryoneFolder:
-    table = _table("everyone", value, ("name", "gid", "sticky"))
-    name, gid = table.get("name", "everyone"), table.get("gid")
-    if not isinstance(name, str) or not name.isascii() or not name.replace("-", "a").isalnum():
-        raise ValueError("everyone.name: expected letters, digits and dashes, e.g. everyone")
-    if type(gid) is not int:
-        raise ValueError("everyone.gid: expected the number of a group, e.g. 50000")
-    return EveryoneFolder(name=name, gid=gid, sticky=_flag("sticky", table.get("sticky", True)))

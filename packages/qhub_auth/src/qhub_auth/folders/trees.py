@@ -37,7 +37,7 @@ def tree(settings: Settings, verb: Tree, *, only_look: bool = False) -> Outcome:
     for gid in verb.readers:
         settings.check_gid(gid)
     # Not locked: it may take hours, and moves nothing that others could meet half-moved
-    with on(settings, "shared", only_look=True) as ground:
+    with on(settings, "shared", only_look=only_look, lock=False) as ground:
         top = ground.walked(verb.path.split("/")[:-1])
         there = ground.below(top, verb.path.split("/")[-1])
         if there is None:
@@ -47,8 +47,7 @@ def tree(settings: Settings, verb: Tree, *, only_look: bool = False) -> Outcome:
             raise FolderError(f"{there.path} belongs to group {there.gid}, not to {verb.gid}")
         if acl.absent(there.fd):
             raise FolderError(f"{there.path}: this file system has no POSIX ACLs")
-        if only_look:
-            ground.about_to(f"go through {there.path}")
+        ground.about_to(f"go through {there.path}")
         walk = _Walk(verb.gid, verb.readers, os.fstat(there.fd).st_dev)
         walk.through(there.fd, 0)
         words = f"{there.path}: {walk.changed} of {walk.seen} files and folders put right"

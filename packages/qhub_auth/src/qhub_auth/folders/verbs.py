@@ -19,7 +19,6 @@ __all__ = [
     "VERBS",
     "Archive",
     "Check",
-    "Everyone",
     "Home",
     "Parent",
     "Quota",
@@ -58,14 +57,15 @@ class Share:
         path: Relative to the root of shared folders, as `qhub_auth.paths.folder_of` gives it.
         gid: Of the group, whose members read and write.
         readers: Groups whose members may only read.
-        has_children: Whether folders of other groups are in it.
+        sticky: Whether only who made something directly in it may rename or remove it: needed
+            where folders of other groups are in it. Once it is so, it stays so.
     """
 
     verb: ClassVar[str] = "share"
     path: str
     gid: int
     readers: tuple[int, ...] = ()
-    has_children: bool = False
+    sticky: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,6 @@ class Parent:
 
     verb: ClassVar[str] = "parent"
     path: str
-
-
-@dataclass(frozen=True)
-class Everyone:
-    """The folder for everybody, as root's settings describe it."""
-
-    verb: ClassVar[str] = "everyone"
 
 
 @dataclass(frozen=True)
@@ -142,15 +135,15 @@ class Check:
     """Only say: what another verb would do, or, without one, what the file systems can."""
 
     verb: ClassVar[str] = "check"
-    item: Home | Share | Parent | Everyone | Archive | Rename | None = None
+    item: Home | Share | Parent | Archive | Rename | None = None
 
 
 # mypy and isinstance both take it, and so does Python's `get_args`
-Verb = Union[Home, Share, Parent, Everyone, Archive, Rename, Tree, Quota, Check]  # noqa: UP007
+Verb = Union[Home, Share, Parent, Archive, Rename, Tree, Quota, Check]  # noqa: UP007
 VERBS: Mapping[str, type[Any]] = {
-    each.verb: each for each in (Home, Share, Parent, Everyone, Archive, Rename, Tree, Quota, Check)
+    each.verb: each for each in (Home, Share, Parent, Archive, Rename, Tree, Quota, Check)
 }
-_CHECKED = ("home", "share", "parent", "everyone", "archive", "rename")
+_CHECKED = ("home", "share", "parent", "archive", "rename")
 
 
 def _text(value: object, pattern: re.Pattern[str], wanted: str) -> str:
@@ -208,13 +201,13 @@ def _size(value: object) -> int:
 
 _CHECKS: Mapping[str, Callable[[object], object]] = {
     "gid": _id,
-    "has_children": _flag,
     "kind": _kind,
     "owner": _id,
     "path": _path,
     "quota_bytes": _size,
     "readers": _ids,
     "source": _path,
+    "sticky": _flag,
     "target": _path,
     "uid": _id,
 }

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar
@@ -16,17 +16,16 @@ from traitlets.config import LoggingConfigurable
 
 from qhub_spawner.access import Limits
 from qhub_spawner.availability import Availability
-from qhub_spawner.errors import ConfigurationError, Problem, SlurmError
+from qhub_spawner.errors import ConfigurationError, SlurmError
 from qhub_spawner.launch import default_hub_id
 from qhub_spawner.profiles import Profile
-from qhub_spawner.slurm import addresses, script
+from qhub_spawner.slurm import addresses, possible, script
 from qhub_spawner.slurm.commandline import CommandLine, CommandLineDoor
 from qhub_spawner.slurm.door import Door
-from qhub_spawner.slurm.door_command import OPTIONS
 from qhub_spawner.slurm.jobs import Job
 from qhub_spawner.slurm.poller import Intervals, Poller
 from qhub_spawner.slurm.reaper import Reaper
-from qhub_spawner.slurm.restd import RestDoor, RestService, unsupported_options
+from qhub_spawner.slurm.restd import RestDoor, RestService
 from qhub_spawner.slurm.server import Owner, SlurmServer
 from qhub_spawner.slurm.views import Views
 
@@ -315,28 +314,9 @@ class SlurmBackend(LoggingConfigurable):
 
     def check(self, profiles: tuple[Profile, ...]) -> None:
         """See `Backend.check`."""
-        problems = []
-        for index, profile in enumerate(profiles):
-            cluster = profile.slurm.cluster if profile.slurm else None
-            where = f"profiles[{index}] ({profile.slug})"
-            if cluster is not None and cluster != self.cluster:
-                accepted = self.cluster or "none: set c.SlurmBackend.cluster"
-                problems.append(
-                    Problem(f"{where}.slurm.cluster", cluster, "the hub does not ask it", accepted)
-                )
-            directives = profile.slurm.directives if profile.slurm else ()
-            problems += refused(f"{where}.slurm.directives", directives)
-            if self.transport == "rest":
-                unknown = unsupported_options(script.options_of(profile, script.Defaults()))
-                problems += [
-                    Problem(
-                        f"{where}.slurm.directives",
-                        f"--{option}",
-                        "slurmrestd cannot be given this option",
-                        "an option of the neutral fields, or transport = 'command-line'",
-                    )
-                    for option in unknown
-                ]
+        problems = possible.problems_of(
+            profiles, cluster=self.cluster, by_rest=self.transport == "rest"
+        )
         if problems:
             raise ConfigurationError(problems)
 
@@ -388,23 +368,3 @@ class SlurmBackend(LoggingConfigurable):
     async def check_host(self, host: str, job: Job) -> None:
         """Refuse a host that is not one of the job's nodes; see `addresses.check_host`."""
         await addresses.check_host(host, job, self.views, self.server_networks)
-
-
-# The hub finds its jobs by these; a profile must not set them.
-_OWNED_OPTIONS = frozenset({"job-name", "comment"})
-
-
-def refused(where: str, directives: Iterable[str]) -> list[Problem]:
-    """Return a problem for each sbatch option that a configuration cannot set."""
-    allowed = OPTIONS - _OWNED_OPTIONS
-    return [
-        Problem(
-            where,
-            directive,
-            "this option is qhub's own, or names a file, a program or an account",
-            f"one of: {', '.join(f'--{name}' for name in sorted(allowed))}",
-        )
-        for directive in directives
-        if not directive.startswith("--")
-        or directive.removeprefix("--").partition("=")[0] not in allowed
-    ]
