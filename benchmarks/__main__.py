@@ -9,7 +9,7 @@ from types import FrameType
 
 from tests.systems.processes import SystemUnavailableError
 
-from . import form, mixed, poll, spawn, spawn_kubernetes, sync, watch
+from . import form, login, mixed, poll, spawn, spawn_kubernetes, sync, watch
 
 BENCHMARKS = {
     "poll": poll.run,
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "watch": watch.run,
     "mixed": mixed.run,
     "sync": sync.run,
+    "login": login.run,
 }
 
 

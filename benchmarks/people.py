@@ -17,15 +17,12 @@ from qhub_auth.realm import (
     RealmModel,
     RoleModel,
     ServiceAccount,
-    render,
 )
 from qhub_auth.settings import Keycloak
 from qhub_auth.store import IdentityStore, PersonWanted
-from tests.systems.keycloak import KeycloakSystem
 from tests.systems.keycloak.realms import Realm
 
 DEPARTMENTS = 20
-_AT_ONCE = 1000
 FIRST_UID, LAST_UID, FIRST_GID, LAST_GID = 100_000, 199_999, 50_000, 59_999
 
 
@@ -68,17 +65,6 @@ def realm_of(people: int, groups: int) -> RealmModel:
             for number in range(people)
         ),
     )
-
-
-def make_realm(keycloak: KeycloakSystem, people: int, groups: int) -> Realm:
-    """Make the realm, and the people in it a thousand at a time: no request takes a minute."""
-    model = realm_of(people, groups)
-    realm = keycloak.make_realm(model, people=())
-    everybody = [user for user in render(model)["users"] if "serviceAccountClientId" not in user]
-    for start in range(0, len(everybody), _AT_ONCE):
-        body = {"ifResourceExists": "FAIL", "users": everybody[start : start + _AT_ONCE]}
-        keycloak.admin.post(f"/admin/realms/{realm.name}/partialImport", body)
-    return realm
 
 
 async def _subs(realm: Realm) -> dict[str, str]:

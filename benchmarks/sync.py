@@ -22,7 +22,7 @@ from tests.systems.synced_hub import SyncedHub
 
 from . import machine, report
 from .figures import lags, percentile
-from .people import FIRST_UID, LAST_UID, known_to_hub, make_realm
+from .people import FIRST_UID, LAST_UID, known_to_hub, realm_of
 
 FULL_GOAL, CHANGE_GOAL, LAG_GOAL = 60.0, 5.0, 0.1
 CHANGES = 10
@@ -160,7 +160,7 @@ def run(*, quick: bool, runs: int | None) -> None:
     with KeycloakSystem(for_load=True) as keycloak, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         began = time.monotonic()
-        realm = make_realm(keycloak, size.people, size.groups)
+        realm = keycloak.make_realm(realm_of(size.people, size.groups))
         print(f"the realm was made in {time.monotonic() - began:.1f} s", flush=True)
         ticks = folder / "ticks"
         config = _CONFIG.format(first=FIRST_UID, last=LAST_UID, ticks=str(ticks), tick=TICK_SECONDS)

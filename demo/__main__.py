@@ -50,14 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     problem = _port_problem(port) if port is not None else None
     if problem:
         return _failed(problem)
-    if options.systems[0] != KEYCLOAK and len(options.systems) > 1:
-        return _failed(f"{' '.join(options.systems)}: only keycloak goes with another system")
+    if options.behind and options.system != KEYCLOAK:
+        return _failed(f"{options.system} {options.behind}: only keycloak goes with another system")
     for number in ENDS:
         signal.signal(number, signal.default_int_handler)
     _end_with_nox()
     began = time.monotonic()
     try:
-        with _stage(options.systems, port) as stage:
+        with _stage(options.system, options.behind, port) as stage:
             if options.check:
                 seen = check(stage)
             else:
@@ -85,14 +85,18 @@ def _parser() -> argparse.ArgumentParser:
         description="A hub to try out, on this machine or on real clusters that this brings up.",
     )
     parser.add_argument(
-        "systems",
-        nargs="*",
-        metavar="SYSTEM",
+        "system",
+        nargs="?",
         choices=(*STAGES, KEYCLOAK),
-        default=["local"],
-        help="local: servers as processes here (the default); slurm: as jobs of a real Slurm; "
-        "kubernetes: as pods of a real Kubernetes; both (all but the first need root); keycloak, "
-        "alone or before one of these: log-in at a real Keycloak",
+        default="local",
+        help="servers as processes here (the default), as jobs of a real Slurm, as pods of a real "
+        "Kubernetes, or as either (all but the first need root); keycloak: log-in at a real one",
+    )
+    parser.add_argument(
+        "behind",
+        nargs="?",
+        choices=tuple(STAGES),
+        help="with keycloak: where the servers are (default: local)",
     )
     parser.add_argument(
         "--check",
@@ -108,12 +112,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _stage(systems: Sequence[str], port: int | None) -> contextlib.AbstractContextManager[Stage]:
-    first, *rest = systems
-    if first == KEYCLOAK:
-        name = rest[0] if rest else "local"
+def _stage(
+    system: str, behind: str | None, port: int | None
+) -> contextlib.AbstractContextManager[Stage]:
+    if system == KEYCLOAK:
+        name = behind or "local"
         return keycloak_stage(port, name, STAGES[name])
-    return STAGES[first](port)
+    return STAGES[system](port)
 
 
 def _failed(message: str) -> int:

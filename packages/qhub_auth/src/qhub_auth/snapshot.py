@@ -38,8 +38,15 @@ class Member:
 def directory_of(
     groups: Iterable[GroupRecord], roles: Mapping[str, ClientRole], composites: Composites
 ) -> Directory:
-    """Return the directory of groups and roles; a group has the roles of the groups above it."""
-    records = {each.path: each for each in groups}
+    """Return the directory of groups and roles; a group has the roles of the groups above it.
+
+    A path that a group has only by a slash in its name is left out, with the group that it looks
+    like: tokens do not tell one from the other, and whoever may name a group must not get at the
+    other one's folder.
+    """
+    found = list(groups)
+    doubtful = {each.path for each in found if each.disguised}
+    records = {each.path: each for each in found if each.path not in doubtful}
     own = {path: composites.effective(each.roles) for path, each in records.items()}
     none: frozenset[str] = frozenset()
     return Directory(
@@ -76,6 +83,11 @@ class Realm:
         return directory_of(self.groups.values(), self.client_roles, self.composites)
 
     @cached_property
+    def disguised(self) -> frozenset[str]:
+        """Paths that nobody is in, since a group has them only by a slash in its name."""
+        return frozenset(each.path for each in self.groups.values() if each.disguised)
+
+    @cached_property
     def mark(self) -> str:
         """Stands for all of it: another mark, and something is different."""
         parts = [*self._group_marks.values(), *self._role_marks.values()]
@@ -105,8 +117,12 @@ class Realm:
         }
 
     def facts(self, member: Member) -> PersonFacts:
-        """Return what counts of a person; a group that is not in the realm any more is left out."""
+        """Return what counts of a person.
+
+        A group that is not in the directory is left out.
+        """
         groups = [self.groups[each] for each in member.groups if each in self.groups]
+        groups = [each for each in groups if each.path in self.directory.groups]
         by_groups = (self.directory.groups[each.path].roles for each in groups)
         account = member.account
         return PersonFacts(

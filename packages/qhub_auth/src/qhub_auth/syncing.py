@@ -219,6 +219,10 @@ class Syncing:
             self._fail(self.keycloak, error, logging.ERROR)
         except QHubAuthError as error:
             self._fail(backoff, error, logging.ERROR)
+        except Exception as error:
+            # A mistake of ours with one answer must not end the service for all others.
+            self.log.exception("This should not happen")
+            self._fail(backoff, error, logging.ERROR)
         else:
             if backoff.succeeded():
                 self.log.info("It works again")
@@ -314,7 +318,7 @@ class Syncing:
         self.users = await self._hub_users()  # who logged in meanwhile is meant too
         snapshot = replace(before, realm=realm)
         missing = vanished(self.users.values(), snapshot)
-        if await existing_paths(self.admin, missing):
+        if await existing_paths(self.admin, missing - realm.disguised):
             raise KeycloakUnavailableError("Keycloak's list of groups lacks some that are there")
         self.snapshot = snapshot
         self._since.gone_groups |= missing
@@ -399,9 +403,10 @@ class Syncing:
         confirmed = await asyncio.to_thread(self.state.confirmed)
         self.events_kept = await self.admin.keeps_events()
         snapshot = await read_everything(self.admin)
+        realm = snapshot.realm
         users = await self._hub_users()
         missing = vanished(users.values(), snapshot)
-        if await existing_paths(self.admin, missing):
+        if await existing_paths(self.admin, missing - realm.disguised):
             raise KeycloakUnavailableError("Keycloak's list of groups lacks some that are there")
         first = self._plan(users, snapshot, (), missing, confirmed)
         asked = await read_people(self.admin, first.doubtful)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+import httpx
 from tornado import web
 from tornado.log import access_log
 
@@ -30,10 +32,10 @@ def log_request(handler: web.RequestHandler) -> None:
     """Log a request without its query and its headers, in which secrets are."""
     request = handler.request
     status = handler.get_status()
-    log = access_log.debug if status < 400 else access_log.info  # noqa: PLR2004 - of HTTP
-    if status >= 500:  # noqa: PLR2004 - of HTTP
-        log = access_log.warning
-    log(
+    log = handler.deciding.log if isinstance(handler, Base) else access_log
+    level = logging.DEBUG if status < httpx.codes.BAD_REQUEST else logging.INFO
+    log.log(
+        level if status < httpx.codes.INTERNAL_SERVER_ERROR else logging.WARNING,
         "%d %s %s (%s) %.1f ms",
         status,
         shown(request.method, 16),
@@ -53,11 +55,14 @@ class Base(web.RequestHandler):
         self.deciding = deciding
 
     def set_default_headers(self) -> None:
-        """Nothing is kept by anybody, nothing is guessed, and nobody learns where people were."""
+        """Nothing is kept or guessed, and no other site learns where people were.
+
+        Our own form has to say where it comes from: with `no-referrer` browsers hide that too.
+        """
         self.clear_header("Server")
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Content-Type-Options", "nosniff")
-        self.set_header("Referrer-Policy", "no-referrer")
+        self.set_header("Referrer-Policy", "same-origin")
 
     def compute_etag(self) -> None:
         """Have none: nothing here may be kept."""
@@ -73,9 +78,7 @@ class Base(web.RequestHandler):
     ) -> None:
         """Log what went wrong; not the request as tornado does, in which secrets are."""
         if typ is not None and value is not None and not isinstance(value, web.HTTPError):
-            self.deciding.log.error(
-                "%s failed", self._request_summary(), exc_info=(typ, value, tb)
-            )
+            self.deciding.log.error("%s failed", self._request_summary(), exc_info=(typ, value, tb))
 
     def _request_summary(self) -> str:
         return f"{shown(self.request.method, 16)} {shown(self.request.path, 128)}"

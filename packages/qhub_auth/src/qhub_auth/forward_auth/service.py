@@ -27,7 +27,7 @@ from qhub_auth.settings import Keycloak
 
 __all__ = ["ForwardAuth", "main"]
 
-_PREFIX = re.compile(r"/(?:[A-Za-z0-9_~-][A-Za-z0-9_.~-]*/)*")
+_PREFIX = re.compile(r"/(?:[A-Za-z0-9_~-][A-Za-z0-9_.~-]*/)+")
 _DOMAIN = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)+")
 _COOKIE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

@@ -196,7 +196,7 @@ class Sessions:
         return len(found)
 
     def ended(self, *, sid: str, sub: str, issued: float) -> bool:
-        """Whether an access token of that session or person was issued before they signed out."""
+        """Whether what was issued for that session or person is from before they signed out."""
         when = max(self._ended.get(f"sid {sid}", 0.0), self._ended.get(f"sub {sub}", 0.0))
         return issued <= when
 

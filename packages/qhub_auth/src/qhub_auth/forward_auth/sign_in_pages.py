@@ -168,6 +168,10 @@ class Callback(Page):
         except (KeycloakError, ConfigurationError) as problem:
             self.broken(problem)
             return
+        if deciding.sessions.ended(sid=session.sid, sub=session.person.sub, issued=session.started):
+            why = "You signed out somewhere else at that moment."
+            self.failed("You are not signed in", why, here, login.return_to)
+            return
         before = deciding.session_of(self.sent(), secure=here.secure)
         if before is not None:  # a new log-in is a new session: nobody gives another one theirs
             deciding.sessions.remove(before.id)
