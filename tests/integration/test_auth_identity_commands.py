@@ -49,7 +49,7 @@ class Office:
         """Run `qhub-identity`."""
         done = subprocess.run(
             [sys.executable, "-c", COMMAND, "--config", str(self.settings), *words],
-            input=text, capture_output=True, text=True, timeout=120, check=False, cwd=self.folder,
+            input=text, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         for secret in (self.realm.client_secret, self.realm.service_secret):
             assert secret not in done.stdout + done.stderr

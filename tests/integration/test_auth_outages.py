@@ -76,6 +76,7 @@ def drill(hub: KeycloakHub, browser: Any, token: str) -> None:
 @pytest.mark.parametrize("how", ["stopped", "frozen"])
 def test_keycloak_goes_and_comes(hub: KeycloakHub, own_keycloak: Any, how: str) -> None:
     """Nothing is lost, nobody is sent away; afterwards everything is as before, with no restart."""
+    until(lambda: not says_unavailable(hub), SECONDS, "log-in is possible")
     with hub.browser() as alice:
         alice.log_in("alice")
         token = hub.user_token("alice")
@@ -98,6 +99,7 @@ def test_keycloak_goes_and_comes(hub: KeycloakHub, own_keycloak: Any, how: str) 
 
 def test_logging_out_meanwhile(hub: KeycloakHub, own_keycloak: Any) -> None:
     """The session here ends, and the page says what is not certain."""
+    until(lambda: not says_unavailable(hub), SECONDS, "log-in is possible")
     with hub.browser() as dave:
         dave.log_in("dave")
         own_keycloak.pause()
@@ -113,6 +115,7 @@ def test_logging_out_meanwhile(hub: KeycloakHub, own_keycloak: Any) -> None:
 
 def test_the_hub_starts_without_keycloak(hub: KeycloakHub, own_keycloak: Any) -> None:
     """Whoever was in is in; the first to come afterwards logs in, with folders and roles."""
+    until(lambda: not says_unavailable(hub), SECONDS, "log-in is possible")
     with hub.browser() as erin:
         erin.log_in("erin")
         roles = hub.model("erin")["roles"]

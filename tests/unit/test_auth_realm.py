@@ -133,7 +133,14 @@ def test_a_client_may_do_its_own_work_and_no_more() -> None:
 def test_the_service_account_reads(write_back: bool) -> None:
     """Its roles are those that reading takes; people may be changed only if numbers go back."""
     rendered = render(model(service={"secret": "s", "write_back": write_back}))
-    wanted = {"query-groups", "query-users", "view-clients", "view-events", "view-realm", "view-users"}
+    wanted = {
+        "query-groups",
+        "query-users",
+        "view-clients",
+        "view-events",
+        "view-realm",
+        "view-users",
+    }
     wanted |= {"manage-users"} if write_back else set()
     users: Any = rendered["users"]
     assert [user["clientRoles"] for user in users] == [{"realm-management": sorted(wanted)}]

@@ -16,12 +16,13 @@ from qhub_auth.composites import Composites
 from qhub_auth.errors import KeycloakUnavailableError
 from qhub_auth.events import AdminEvent
 from qhub_auth.hub_door import HubUnavailableError
+from qhub_auth.pacing import Rhythm
 from qhub_auth.reconciling import HubUser, Limits
 from qhub_auth.representations import Account, GroupRecord, RoleKey
 from qhub_auth.snapshot import Member, Realm
 from qhub_auth.sync_bodies import Entry, Result, Results
 from qhub_auth.sync_state import SyncState
-from qhub_auth.syncing import Rhythm, Syncing
+from qhub_auth.syncing import Syncing
 
 
 class Store:
@@ -208,7 +209,7 @@ class World:
             self.syncing._reading.cancel()
             await asyncio.wait({self.syncing._reading})
         self.start()
-        self.syncing._cursor = self.syncing._saved = self.syncing.state.cursor()
+        self.syncing.follower.cursor = self.syncing._saved = self.syncing.state.cursor()
         self.syncing.outbox.ending = self.syncing.state.ending()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..packages import install_packages, program
 
-JRE = "openjdk-17-jre-headless"
+JRE = "default-jre-headless"  # 17 on Debian 12, 21 on Debian 13
 MAVEN = "maven"
 OLDEST = 17
 

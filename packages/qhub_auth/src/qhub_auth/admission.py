@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +176,14 @@ class Admission:
                 description = now.description if now is not None else role["description"]
                 roles.append({**role, "scopes": scopes, "description": description})
         return roles
+
+
+def same_roles(now: Iterable[Any], wanted: Iterable[Mapping[str, Any]]) -> bool:
+    """Return whether somebody's roles in the hub's database are those of a model already."""
+    have = {role.name: (role.description, sorted(role.scopes or ())) for role in now}
+    return have == {
+        role["name"]: (role.get("description"), sorted(role["scopes"])) for role in wanted
+    }
 
 
 def kept_folders(

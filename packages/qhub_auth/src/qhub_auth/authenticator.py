@@ -30,7 +30,7 @@ from traitlets import (
     validate,
 )
 
-from qhub_auth.admission import Admission, kept_folders
+from qhub_auth.admission import Admission, kept_folders, same_roles
 from qhub_auth.directory import Directory, Group, PersonFacts
 from qhub_auth.ensuring import Folders
 from qhub_auth.errors import (
@@ -460,19 +460,23 @@ class KeycloakAuthenticator(GenericOAuthenticator):  # type: ignore[misc]  # oau
         """
         return await self._admission.name_of(facts, by_token=by_token)
 
-    def keep_folders(
-        self, model: dict[str, Any], facts: PersonFacts, state: Mapping[str, Any]
-    ) -> None:
-        """Leave somebody the folders they had if nobody knows which ones there are.
+    async def settle(self, model: dict[str, Any], facts: PersonFacts, user: Any) -> None:
+        """Compare somebody's model with what is known of them, before it is saved.
+
+        They keep the folders they had if nobody can say which there are; and roles that are as
+        they were are not written again, which is half of the hub's work at a log-in.
 
         Args:
             model: As :meth:`auth_model_of` made it; changed in place.
             facts: What Keycloak says of them.
-            state: What is kept of them.
+            user: The hub's `User`.
         """
         if self.directory_keeper.known is None:
+            state = await user.get_auth_state() or {}
             new = model["auth_state"][KEY]
             model["auth_state"][KEY] = kept_folders(new, state.get(KEY), facts.all_groups)
+        if model.get("roles") is not None and same_roles(user.roles, model["roles"]):
+            model["roles"] = None
 
     def tell_once(self, message: str) -> None:
         """Warn of what would otherwise be warned of at each log-in."""

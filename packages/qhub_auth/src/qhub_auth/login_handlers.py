@@ -247,16 +247,12 @@ class CallbackHandler(OAuthCallbackHandler, _LoginPages):  # type: ignore[misc] 
     async def auth_to_user(self, authenticated: dict[str, Any], user: Any = None) -> Any:
         """Save what was learnt, in turn with others that change it."""
         async with self.authenticator.saving(authenticated["name"]):
-            await self._keep_folders(authenticated)
+            known = self.find_user(authenticated["name"])
+            if known is not None and self.facts is not None:
+                await self.authenticator.settle(authenticated, self.facts, known)
             user = await super().auth_to_user(authenticated, user)
         await self.authenticator.remember_session(authenticated)
         return user
-
-    async def _keep_folders(self, model: dict[str, Any]) -> None:
-        facts = getattr(self, "facts", None)
-        known = self.find_user(model["name"])
-        if facts is not None and known is not None:
-            self.authenticator.keep_folders(model, facts, await known.get_auth_state() or {})
 
     def set_login_cookie(self, user: Any) -> None:
         """Set the hub's cookies. What stood for the session before, anybody may have set."""

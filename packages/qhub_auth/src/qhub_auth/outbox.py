@@ -54,11 +54,9 @@ class Outbox:
         urgent = urgent or (before is not None and before.urgent)
         self._waiting[change.sub] = _Waiting(change, urgent)
 
-    def drop(self, subs: Iterable[str]) -> None:
-        """Take changes back that are not urgent."""
-        for sub in subs:
-            if sub in self._waiting and not self._waiting[sub].urgent:
-                del self._waiting[sub]
+    def forget_comparison(self) -> None:
+        """Take back what is not urgent: a newer comparison knows better."""
+        self._waiting = {sub: each for sub, each in self._waiting.items() if each.urgent}
 
     def next(self, most: int, now: float) -> list[Change]:
         """Return what to send now; it stays here until :meth:`answered`."""

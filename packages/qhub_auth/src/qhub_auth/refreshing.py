@@ -138,7 +138,7 @@ class Refresher:
         sub = str((state.get(authenticator.user_auth_state_key) or {}).get("sub", ""))
         try:
             facts, kept = await authenticator.facts_of_tokens(tokens, nonce=None, sub=sub)
-            model = await self._model(user, facts, state, kept)
+            model = await self._model(user, facts, kept)
         except RefusedError as error:
             self._log.warning("%s may not go on: %s", user.name, error.reason)
             await user.save_auth_state(_with_tokens(state, tokens))
@@ -170,7 +170,6 @@ class Refresher:
         self,
         user: Any,
         facts: PersonFacts | None,
-        state: Mapping[str, Any],
         kept: dict[str, Any] | None,
         sub: str = "",
     ) -> dict[str, Any]:
@@ -185,7 +184,7 @@ class Refresher:
         model = await authenticator.auth_model_of(facts, tokens=kept)
         if model["name"] != user.name:
             raise RefusedError("", reason=f"they are called {model['name']} in Keycloak now")
-        authenticator.keep_folders(model, facts, state)
+        await authenticator.settle(model, facts, user)
         return model
 
     # ---- by the service account ----
@@ -227,7 +226,7 @@ class Refresher:
         async with authenticator.saving(user.name):
             try:
                 state = await user.get_auth_state() or {}
-                model = await self._model(user, facts, state, None, sub=sub)
+                model = await self._model(user, facts, None, sub=sub)
             except RefusedError as error:
                 self._log.warning("%s may not go on: %s", user.name, error.reason)
                 await _take_rights(user, handler)

@@ -23,11 +23,12 @@ from qhub_auth.errors import ConfigurationError, QHubAuthError
 from qhub_auth.hub_door import HubDoor
 from qhub_auth.identities import Identities
 from qhub_auth.keycloak import KeycloakAdmin
+from qhub_auth.pacing import Rhythm
 from qhub_auth.reconciling import Limits
 from qhub_auth.settings import Keycloak
 from qhub_auth.sync_report import Report, metrics, shown_status
 from qhub_auth.sync_state import SyncState
-from qhub_auth.syncing import Rhythm, Syncing
+from qhub_auth.syncing import Syncing
 
 __all__ = ["GroupSync", "main"]
 

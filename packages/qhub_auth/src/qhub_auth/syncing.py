@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
+from qhub_auth.comparing import Full, Since, hub_users, put_together, read_full, removed_groups
 from qhub_auth.errors import (
     IdentityUnavailableError,
     KeycloakError,
@@ -23,93 +23,26 @@ from qhub_auth.errors import (
     QHubAuthError,
     shown,
 )
-from qhub_auth.events import RESOURCES, AdminEvent, Cursor, touched
+from qhub_auth.events import Cursor
+from qhub_auth.following import Follower
 from qhub_auth.hub_door import HubDoor, HubRefusedError, HubUnavailableError
 from qhub_auth.keycloak import KeycloakAdmin
 from qhub_auth.outbox import Outbox
-from qhub_auth.reading import existing_paths, read_everything, read_people
-from qhub_auth.reconciling import GONE, Change, Held, HubUser, Limits, Plan, plan, vanished
+from qhub_auth.pacing import Backoff, Rhythm
+from qhub_auth.reading import read_people
+from qhub_auth.reconciling import GONE, Change, Held, HubUser, Limits, plan
 from qhub_auth.snapshot import Member, Realm, Snapshot
 from qhub_auth.sync_bodies import Result
 from qhub_auth.sync_state import SyncState
 
-__all__ = ["Rhythm", "Syncing"]
+__all__ = ["Syncing"]
 
-# More events than this at once, and it is quicker to compare everything.
-_MANY_EVENTS = 5000
+# More people than this to be asked for one by one, and it is quicker to compare everything.
 _MANY_PEOPLE = 500
 # How often the hub is asked whether it was started anew, in seconds.
 _HEARTBEAT_SECONDS = 20.0
 # People told of at once: the hub takes about a second for them.
 _BATCH = 100
-_FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS = 1.0, 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Rhythm:
-    """When things are done, in seconds.
-
-    Attributes:
-        poll: Between two looks at the events.
-        overlap: How late an event may appear in Keycloak's list.
-        full: Between two comparisons of everything.
-        outage: After how long without Keycloak everything is compared.
-        grace: How long servers go on of somebody who may not.
-    """
-
-    poll: float = 2.0
-    overlap: float = 60.0
-    full: float = 900.0
-    outage: float = 300.0
-    grace: float = 0.0
-
-
-class Backoff:
-    """Waits longer after each failure, and never for just as long as somebody else does."""
-
-    def __init__(self) -> None:
-        self.failures = 0
-        self.until = 0.0
-        self.why = ""
-
-    def failed(self, why: str) -> None:
-        """Note a failure."""
-        delay = min(_FIRST_DELAY_SECONDS * 2**self.failures, _LONGEST_DELAY_SECONDS)
-        self.failures += 1
-        self.why = why
-        self.until = time.monotonic() + delay * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
-
-    def succeeded(self) -> bool:
-        """Note a success; say whether there were failures before."""
-        recovered = self.failures > 0
-        self.failures, self.until, self.why = 0, 0.0, ""
-        return recovered
-
-    @property
-    def ready(self) -> bool:
-        """Whether it is time for the next try."""
-        return time.monotonic() >= self.until
-
-
-@dataclass
-class Full:
-    """Everything, as it was read, and who was asked for one by one because of it."""
-
-    snapshot: Snapshot
-    users: dict[str, HubUser]
-    asked: dict[str, Member | None]
-    gone_groups: frozenset[str]
-    confirmed: frozenset[str]
-
-
-@dataclass
-class _Since:
-    """What was heard of while everything was being read."""
-
-    people: dict[str, Member | None] = field(default_factory=dict)
-    users: dict[str, HubUser] = field(default_factory=dict)
-    realm: Realm | None = None
-    gone_groups: frozenset[str] = frozenset()
 
 
 class Syncing:
@@ -151,9 +84,9 @@ class Syncing:
         self.counts: Counter[str] = Counter()
         self._known = known
         self._realm: Realm | None = None
-        self._cursor: Cursor | None = None
+        self.follower = Follower(admin, overlap=rhythm.overlap, outage=rhythm.outage)
         self._saved: Cursor | None = None
-        self._since = _Since()
+        self._since = Since()
         self._reading: asyncio.Task[Full] | None = None
         self._full_due, self._full_why = 0.0, "the service has started"
         self._full_began = 0.0
@@ -161,14 +94,13 @@ class Syncing:
         self._poll_due = 0.0
         self._hub_due = 0.0
         self._instance = ""
-        self._heard_keycloak = time.monotonic()
 
     # ---- the loop ----
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Go on until `stopping`; what was not told to the hub by then is done by the next run."""
         if not self.dry_run:
-            self._cursor = self._saved = await asyncio.to_thread(self.state.cursor)
+            self.follower.cursor = self._saved = await asyncio.to_thread(self.state.cursor)
             self.outbox.ending = await asyncio.to_thread(self.state.ending)
         try:
             while not stopping.is_set():
@@ -277,37 +209,14 @@ class Syncing:
 
     async def _follow(self) -> None:
         """Read what changed since the last time, and what that means for whom."""
-        overlap_ms = int(self.rhythm.overlap * 1000)
-        if self._cursor is None:
-            await self.admin.client_uuid()  # the first call says what Keycloak's clock says
-            self._cursor = Cursor(self.admin.now_ms or int(time.time() * 1000))
-        cursor, now_ms = self._cursor, self.admin.now_ms
-        events: list[AdminEvent] = []
-        since = cursor.since(overlap_ms, now_ms)
-        async for page in self.admin.admin_events(since, resources=RESOURCES):
-            events += page
-            if len(events) > _MANY_EVENTS:
-                break
-        away = time.monotonic() - self._heard_keycloak
-        self._heard_keycloak = time.monotonic()
-        new = cursor.new(events)
-        if len(events) > _MANY_EVENTS and new:
-            self.want_full(f"more than {_MANY_EVENTS} changes at once")
-            new = []
-        elif away > self.rhythm.outage:
-            self.want_full(f"Keycloak did not answer for {away:.0f} s")
-        elif cursor.gap(events):
-            self.want_full("Keycloak has thrown events away")
-        about = touched(new)
-        if about.everything:
-            self.want_full("something changed of which Keycloak does not say whom it concerns")
-        if about.directory:
+        look = await self.follower.look()
+        if look.everything:
+            self.want_full(look.everything)
+        if look.about.directory:
             await self._directory_changed()
-        if about.people:
-            await self._people_changed(about.people)
-        self._cursor = cursor.advanced(events, overlap_ms, now_ms)
-        if new:
-            self.log.debug("%d events, %d people", len(new), len(about.people))
+        if look.about.people:
+            await self._people_changed(look.about.people)
+        self.follower.done(look)
 
     async def _directory_changed(self) -> None:
         """Read groups and roles again, and see for whom they make a difference."""
@@ -315,11 +224,9 @@ class Syncing:
         before, self._realm, self._since.realm = self.snapshot, realm, realm
         if before is None:
             return  # everything is being read already
-        self.users = await self._hub_users()  # who logged in meanwhile is meant too
+        self.users = await hub_users(self.hub)  # who logged in meanwhile is meant too
         snapshot = replace(before, realm=realm)
-        missing = vanished(self.users.values(), snapshot)
-        if await existing_paths(self.admin, missing - realm.disguised):
-            raise KeycloakUnavailableError("Keycloak's list of groups lacks some that are there")
+        missing = await removed_groups(self.admin, self.users, snapshot)
         self.snapshot = snapshot
         self._since.gone_groups |= missing
         held = {*self.held.people, *self.held.memberships} if self.held else set()
@@ -332,9 +239,6 @@ class Syncing:
         # Memberships did not change, and of each group that is gone Keycloak said so itself.
         users = [user for user in users if user.sub and _differs(before, snapshot, user.sub)]
         self._post(plan(users, snapshot, certain=None).changes, urgent=True)
-
-    async def _hub_users(self) -> dict[str, HubUser]:
-        return {user.name: user async for page in self.hub.users() for user in page}
 
     async def _people_changed(self, subs: Collection[str]) -> None:
         """Read some people again, as far as the hub knows them."""
@@ -395,39 +299,13 @@ class Syncing:
         self.log.info("Comparing everything: %s", self._full_why)
         self._full_why, self._full_due = "", float("inf")
         self._full_began = time.monotonic()
-        self._since = _Since()
+        self._since = Since()
         self._reading = asyncio.create_task(self._read_full(), name="reading everything")
 
     async def _read_full(self) -> Full:
-        """Read everything; then ask one by one for who would lose something, within limits."""
         confirmed = await asyncio.to_thread(self.state.confirmed)
         self.events_kept = await self.admin.keeps_events()
-        snapshot = await read_everything(self.admin)
-        realm = snapshot.realm
-        users = await self._hub_users()
-        missing = vanished(users.values(), snapshot)
-        if await existing_paths(self.admin, missing - realm.disguised):
-            raise KeycloakUnavailableError("Keycloak's list of groups lacks some that are there")
-        first = self._plan(users, snapshot, (), missing, confirmed)
-        asked = await read_people(self.admin, first.doubtful)
-        return Full(snapshot, users, asked, missing, confirmed)
-
-    def _plan(
-        self,
-        users: Mapping[str, HubUser],
-        snapshot: Snapshot,
-        certain: Collection[str],
-        gone_groups: Collection[str],
-        confirmed: Collection[str],
-    ) -> Plan:
-        return plan(
-            users.values(),
-            snapshot,
-            certain=certain,
-            gone_groups=gone_groups,
-            limits=self.limits,
-            confirmed=confirmed,
-        )
+        return await read_full(self.admin, self.hub, confirmed=confirmed, limits=self.limits)
 
     async def _finish_full(self) -> None:
         """Put together what was read and heard of meanwhile, and see what is to be done."""
@@ -439,24 +317,14 @@ class Syncing:
         except BaseException:
             self.want_full("it did not work the last time")
             raise
-        since = self._since
-        realm = since.realm or full.snapshot.realm
-        people = dict(full.snapshot.people)
-        for sub, member in {**full.asked, **since.people}.items():
-            if member is None:
-                people.pop(sub, None)
-            else:
-                people[sub] = member
-        self.snapshot, self._realm = Snapshot(realm, people), realm
-        self.users = {**full.users, **since.users}
-        certain = {*full.asked, *since.people}
-        gone_groups = full.gone_groups | since.gone_groups
-        found = self._plan(self.users, self.snapshot, certain, gone_groups, full.confirmed)
+        self.snapshot, self.users, found = put_together(full, self._since, self.limits)
+        self._realm = self.snapshot.realm
         for user in self.users.values():
             facts = self.snapshot.facts(user.sub) if user.sub else None
             if user.sub in self.outbox.ending:
                 digest = self.snapshot.realm.digest(facts) if facts is not None else GONE
                 self.outbox.resume(Change(user.name, user.sub, facts, digest))
+        self.outbox.forget_comparison()
         self._post(found.changes, urgent=False)
         self._comparing = bool(found.changes)
         if found.doubtful:
@@ -469,8 +337,8 @@ class Syncing:
             "Compared everything in %.1f s: %d people and %d groups in Keycloak, %d users of the "
             "hub, %d of them to be changed",
             self.full_seconds,
-            len(people),
-            len(realm.groups),
+            len(self.snapshot.people),
+            len(self.snapshot.realm.groups),
             len(self.users),
             len(found.changes),
         )
@@ -587,9 +455,10 @@ class Syncing:
         """Keep how far everything is done, so that the next run begins there."""
         if self.outbox.urgent:
             return
-        if self._cursor is not None and self._cursor != self._saved:
-            await asyncio.to_thread(self.state.set_cursor, self._cursor)
-            self._saved = self._cursor
+        cursor = self.follower.cursor
+        if cursor is not None and cursor != self._saved:
+            await asyncio.to_thread(self.state.set_cursor, cursor)
+            self._saved = cursor
         await asyncio.to_thread(self.state.set_ending, self.outbox.ending)
         if self.keycloak.failures == 0:
             self.last_success = time.time()
