@@ -35,7 +35,9 @@ PEOPLE, AT_ONCE, SECONDS = 8, 4, 120
 GROUPS = (5, 50)
 CALLS_GOAL = 3
 # http_server_requests_seconds_count{method="POST",…,uri="/realms/{realm}/protocol/{protocol}/token"} 12.0
-_COUNTED = re.compile(r'^http_server_requests_seconds_count\{.*uri="([^"]*)".*\} ([0-9.E+]+)$', re.M)
+_COUNTED = re.compile(
+    r'^http_server_requests_seconds_count\{.*uri="([^"]*)".*\} ([0-9.E+]+)$', re.M
+)
 # what browsers call, and what the run itself asks for
 _BROWSERS = ("/protocol/{protocol}/auth", "/login-actions/", "/resources/", "/health", "/metrics")
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import pwd
 import stat
 import subprocess
 import sys
+import unittest.mock
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qhub_auth.commands import main
 from tests.conftest import missing
 from tests.systems.extrausers import ExtraUsers
 from tests.systems.processes import SystemUnavailableError
-
-COMMAND = "from qhub_auth.commands import main; main()"
 
 
 class Office:
@@ -45,22 +47,26 @@ class Office:
         self.settings = folder / "qhub_auth_config.py"
         self.settings.write_text("c = get_config()\n" + "\n".join(lines) + "\n")
 
-    def run(self, *words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run `qhub-identity`."""
-        done = subprocess.run(
-            [sys.executable, "-c", COMMAND, "--config", str(self.settings), *words],
-            input=text, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
+    def run(self, *words: str, text: str | None = None) -> tuple[int, str, str]:
+        """Run `qhub-identity` in this process, as its entry point does."""
+        out, err = io.StringIO(), io.StringIO()
+        given = io.TextIOWrapper(io.BytesIO((text or "").encode()))
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            unittest.mock.patch.object(sys, "stdin", given),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main(["--config", str(self.settings), *words])
         for secret in (self.realm.client_secret, self.realm.service_secret):
-            assert secret not in done.stdout + done.stderr
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
+            assert secret not in out.getvalue() + err.getvalue()
+        return int(ended.value.code or 0), out.getvalue(), err.getvalue()
 
     def said(self, *words: str, code: int = 0, text: str | None = None) -> str:
         """What it says on standard output; on standard error if it could not do it."""
-        done = self.run(*words, text=text)
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout or done.stderr
+        ended, out, err = self.run(*words, text=text)
+        assert ended == code, out + err
+        return out or err
 
     def lines(self, name: str) -> dict[str, list[str]]:
         """The fields of a written file by the first one."""
@@ -278,6 +284,20 @@ def test_who_may_not_come_in_gets_nothing(office_with: Callable[..., Office]) ->
     assert "has no numbers" in office.said("show", "erin", code=1)
 
 
+def test_the_command_by_itself(office_with: Callable[..., Office]) -> None:
+    """As a process of its own it does the same, and its exit code and streams are those that scripts expect."""
+    office = office_with()
+    command = [sys.executable, "-c", "from qhub_auth.commands import main; main()"]
+    for words, code in ((["sync"], 0), (["show", "nobody"], 1), (["show"], 2)):
+        done = subprocess.run(
+            [*command, "--config", str(office.settings), *words],
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert bool(done.stdout) == (code == 0)
+
+
 def test_settings_that_are_wrong(office_with: Callable[..., Office], tmp_path: Path) -> None:
     """A missing file, one that fails and a wrong value are told in a line each, by name."""
     office = office_with()
@@ -338,7 +358,7 @@ def test_accounts_of_the_machine_by_extrausers(
         assert "nothing changed" in office.said("nss")
         shadow = (extra.folder / "shadow").stat()
         assert stat.S_IMODE(shadow.st_mode) == 0o640
-        found = json.loads(office.run("audit", "--json", "--no-folders").stdout)
+        found = json.loads(office.run("audit", "--json", "--no-folders")[1])
         assert [
             each for each in found if "qzoe" in each["subject"] or "physics" in each["subject"]
         ] == []

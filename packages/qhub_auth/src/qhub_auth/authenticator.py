@@ -338,6 +338,13 @@ class KeycloakAuthenticator(GenericOAuthenticator):  # type: ignore[misc]  # oau
                     "variable JUPYTERHUB_CRYPT_KEY of the hub to what `openssl rand -hex 32` "
                     "prints, and keep it"
                 ) from error
+        if self.logout_redirect_url.startswith(self.keycloak.issuer):
+            self.log.warning(
+                "c.%s.logout_redirect_url has no effect: logging out of Keycloak is part of "
+                "logging out; it may say where people end up afterwards",
+                name,
+            )
+            self.logout_redirect_url = ""
         for setting in _WITHOUT_EFFECT:
             if getattr(self, setting):
                 self.log.warning(

@@ -82,6 +82,7 @@ class Syncing:
         self.events_kept: bool | None = None
         self.keycloak, self.at_hub = Backoff(), Backoff()
         self.counts: Counter[str] = Counter()
+        self.changed: Callable[[], None] = lambda: None
         self._known = known
         self._realm: Realm | None = None
         self.follower = Follower(admin, overlap=rhythm.overlap, outage=rhythm.outage)
@@ -333,6 +334,7 @@ class Syncing:
         self.last_full = time.time()
         self.full_seconds = time.monotonic() - self._full_began
         self.want_full("it is time", seconds=self.rhythm.full)
+        self.changed()
         self.log.info(
             "Compared everything in %.1f s: %d people and %d groups in Keycloak, %d users of the "
             "hub, %d of them to be changed",
@@ -406,11 +408,13 @@ class Syncing:
             for result in results.people:
                 listener(result)
 
-    def _take(self, changes: Iterable[Change], results: Iterable[Result], now: float) -> None:
+    def _take(self, changes: Iterable[Change], results: Sequence[Result], now: float) -> None:
         """Note what the hub answered."""
         by_sub: dict[str, list[Result]] = {}
         for result in results:
             by_sub.setdefault(result.sub, []).append(result)
+        if any(result.state in {"applied", "ended"} for result in results):
+            self.changed()
         for change in changes:
             found = by_sub.get(change.sub, [])
             failed = self.outbox.answered(change, found, now)
