@@ -262,7 +262,7 @@ def test_audit(office_with: Callable[..., Office]) -> None:
     assert (
         office.said("audit", "--no-machine", "--no-folders", "--strict") == "0 wrong, 0 missing\n"
     )
-    missing_ = json.loads(office.said("audit", "--json"))
+    missing_ = json.loads(office.said("audit", "--json"))  # this machine is to be ignored
     assert {each["kind"] for each in missing_ if "'carol'" in each["subject"]} == {"missing"}
     alice = json.loads(office.said("show", "alice", "--json"))["person"]
     Path(alice["home"]).mkdir(parents=True, mode=0o755)
@@ -314,7 +314,7 @@ def test_settings_that_are_wrong(office_with: Callable[..., Office], tmp_path: P
 
 
 def test_accounts_of_the_machine_by_extrausers(
-    office_with: Callable[..., Office], realm: Any
+    office_with: Callable[..., Office], make_realm: Callable[..., Any]
 ) -> None:
     """What `qhub-identity nss` writes, the machine's own programs see: getent and id say the numbers, a process runs as that account with its groups, and `audit` finds them right."""
     people = [

@@ -117,7 +117,9 @@ async def sync(
     done.groups = len(await asyncio.to_thread(site.identities.group_numbers, everybody.directory))
     found = await asyncio.to_thread(_resolve, site, everybody, welcome)
     failed = {sub: each for sub, each in found.items() if isinstance(each, IdentityError)}
-    done.problems += [f"{shown(everybody.names[sub])}: {error}" for sub, error in failed.items()]
+    for sub, error in failed.items():
+        who = shown(everybody.names[sub])
+        done.problems.append(str(error) if who in str(error) else f"{who}: {error}")
     done.new = sorted({*done.new} - {everybody.names[sub] for sub in failed})
     for each in gone:
         await asyncio.to_thread(store.retire, each.sub)
@@ -329,7 +331,7 @@ async def audit(site: Site, *, machine: bool, folders: bool) -> list[auditing.Fi
 
     Args:
         site: What to work on.
-        machine: Ask this machine's name service, too.
+        machine: Ask this machine's name service, too, unless its accounts are to be ignored.
         folders: Look at homes and shared folders, too.
 
     Raises:
@@ -350,7 +352,7 @@ def _audit(
     found += auditing.groups(everybody.directory, groups)
     here = [each for each in known if not each.retired and each.claimed]
     numbered = [each for each in groups if not each.retired]
-    if machine:
+    if machine and site.identities.host_accounts != "ignore":
         found += auditing.machine(here, numbered, host.any_account, host.group_number)
     if folders:
         shares = [

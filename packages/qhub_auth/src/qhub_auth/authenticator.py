@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlencode
 from weakref import WeakValueDictionary
 
 from jupyterhub import crypto
@@ -344,7 +345,7 @@ class KeycloakAuthenticator(GenericOAuthenticator):  # type: ignore[misc]  # oau
                 "logging out; it may say where people end up afterwards",
                 name,
             )
-            self.logout_redirect_url = ""
+            self.set_trait("logout_redirect_url", "")
         for setting in _WITHOUT_EFFECT:
             if getattr(self, setting):
                 self.log.warning(
@@ -556,6 +557,28 @@ class KeycloakAuthenticator(GenericOAuthenticator):  # type: ignore[misc]  # oau
             base = handler.hub.base_url
             return str(url_path_join(f"{public.scheme}://{public.netloc}", base, "oauth_callback"))
         return str(OAuthenticator.get_callback_url(self, handler))
+
+    async def keycloak_logout_url(self, handler: Any, *, hint: str = "") -> str:
+        """Return the address of Keycloak's log-out page; empty if there is none.
+
+        Args:
+            handler: Of the request.
+            hint: The id token of whoever logs out; without it Keycloak asks them first.
+
+        Raises:
+            KeycloakUnavailableError: Keycloak never said where it is.
+        """
+        page = (await self.provider.endpoints()).end_session
+        if not page:
+            return ""
+        after = self.post_logout_redirect_url
+        if not after:
+            origin = "/".join(self.get_callback_url(handler).split("/")[:3])
+            after = f"{origin}{url_path_join(handler.hub.base_url, 'logout')}"
+        parameters = {"client_id": self.keycloak.client_id, "post_logout_redirect_uri": after}
+        if hint:
+            parameters["id_token_hint"] = hint
+        return f"{page}{'&' if '?' in page else '?'}{urlencode(parameters)}"
 
     async def pre_spawn_start(self, user: Any, spawner: Any) -> None:
         """Make the home and the shared folders of whoever starts a server.
