@@ -256,11 +256,10 @@ class CallbackHandler(OAuthCallbackHandler, _LoginPages):  # type: ignore[misc] 
     async def auth_to_user(self, authenticated: dict[str, Any], user: Any = None) -> Any:
         """Save what was learnt, in turn with others that change it."""
         async with self.authenticator.saving(authenticated["name"]):
-            known = self.find_user(authenticated["name"])
-            if known is not None and self.facts is not None:
-                await self.authenticator.settle(authenticated, self.facts, known)
+            if self.facts is not None:
+                await self.authenticator.settle(authenticated, self.facts, self)
             user = await super().auth_to_user(authenticated, user)
-        await self.authenticator.remember_session(authenticated)
+        self.authenticator.remember_session(authenticated)
         return user
 
     def set_login_cookie(self, user: Any) -> None:

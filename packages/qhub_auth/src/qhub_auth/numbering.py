@@ -58,7 +58,8 @@ SYSTEM_ACCOUNTS = frozenset(
     """
     _apt backup bin daemon dbus games gnats halt irc jupyterhub keycloak libvirt-qemu list lp mail
     man messagebus munge mysql news nobody operator polkitd postgres postfix proxy root shutdown
-    slurm sshd sssd sync sys systemd-network systemd-resolve systemd-timesync tss uucp uuidd www-data
+    slurm sshd sssd sync sys systemd-network systemd-resolve systemd-timesync tss uucp uuidd
+    www-data
     """.split()  # noqa: SIM905 - read as a list of names
 )
 

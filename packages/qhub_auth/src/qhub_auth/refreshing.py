@@ -139,7 +139,7 @@ class Refresher:
         sub = (state.get(authenticator.user_auth_state_key) or {}).get("sub")
         try:
             facts, kept = await authenticator.facts_of_tokens(tokens, nonce=None, sub=sub)
-            model = await self._model(user, facts, kept)
+            model = await self._model(user, handler, facts, kept)
         except RefusedError as error:
             await user.save_auth_state(_with_tokens(state, tokens))
             return await self._refused(user, handler, error)
@@ -182,6 +182,7 @@ class Refresher:
     async def _model(
         self,
         user: Any,
+        handler: Any,
         facts: PersonFacts | None,
         kept: dict[str, Any] | None,
         sub: str = "",
@@ -197,7 +198,7 @@ class Refresher:
         model = await authenticator.auth_model_of(facts, tokens=kept)
         if model["name"] != user.name:
             raise RefusedError("", reason=f"they are called {model['name']} in Keycloak now")
-        await authenticator.settle(model, facts, user)
+        await authenticator.settle(model, facts, handler)
         return model
 
     # ---- by the service account ----
@@ -239,7 +240,7 @@ class Refresher:
         async with authenticator.saving(user.name):
             try:
                 state = await user.get_auth_state() or {}
-                model = await self._model(user, facts, None, sub=sub)
+                model = await self._model(user, handler, facts, None, sub=sub)
             except RefusedError as error:
                 return await self._refused(user, handler, error)
             model["auth_state"] = {**state, **model["auth_state"]}
@@ -252,6 +253,11 @@ class _NoRequest:
 
     def __init__(self, user: Any, authenticator: KeycloakAuthenticator) -> None:
         self.db, self.authenticator, self.log = user.db, authenticator, authenticator.log
+        self._user = user
+
+    def find_user(self, _name: str) -> Any:
+        """Return whom it is about."""
+        return self._user
 
 
 def _of_own_browser(user: Any, handler: Any) -> bool:
