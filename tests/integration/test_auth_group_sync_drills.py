@@ -189,7 +189,7 @@ def test_keycloak_lies(hub: SyncedHub, between: Between, lie: str) -> None:
     try:
         until(
             lambda: hub.service_log().count("Comparing everything") >= done + 2,
-            LATER * 2,
+            LATER * 4,
             "two comparisons",
         )
         _nobody_lost_anything(hub)

@@ -18,6 +18,7 @@ import pytest
 from qhub_auth.commands import main
 from tests.conftest import missing
 from tests.systems.extrausers import ExtraUsers
+from tests.systems.folders import FolderSite
 from tests.systems.processes import SystemUnavailableError
 
 
@@ -271,6 +272,67 @@ def test_audit(office_with: Callable[..., Office]) -> None:
     said = office.said("audit", "--no-machine", "--no-folders", code=1)
     assert "gid is 8001 in Keycloak" in said
     assert "'erin': has numbers, and Keycloak does not know them any more" in said
+
+
+@pytest.fixture
+def folder_site() -> Iterator[FolderSite]:
+    """A place for homes and shared folders, and the installed command that makes them."""
+    try:
+        site = FolderSite(gids=[[50000, 50099], [7001, 7001]])
+    except SystemUnavailableError as error:
+        missing("root", error)
+    yield site
+    site.remove()
+
+
+def test_everybodys_folders(office_with: Callable[..., Office], folder_site: FolderSite) -> None:
+    """`ensure-dirs` makes all homes and shared folders, a dry run none; the folder of a renamed group is moved with all in it, and one that is in the way is told and stays."""
+    homes, shared = folder_site.homes, folder_site.shared
+    office = office_with(**{
+        "Folders.command": [str(folder_site.command)],
+        "Folders.home_root": str(homes),
+        "Identities.home": f"{homes}/{{name}}",
+        "Identities.shared_root": str(shared),
+    })  # fmt: skip
+    office.said("sync")
+    assert "would" in office.said("ensure-dirs", "--dry-run")
+    assert not list(homes.iterdir())
+    office.said("ensure-dirs")
+    assert {path.name for path in homes.iterdir() if path.name[0] != "."} == {
+        "alice",
+        "bob",
+        "carol",
+        "dave",
+        "erin",
+    }
+    assert office.said("audit", "--strict") == "0 wrong, 0 missing\n"
+    alice = json.loads(office.said("show", "alice", "--json"))["person"]
+    (shared / "physics/team-a/kept").write_text("kept")
+    again = office.said("ensure-dirs")
+    assert "done" not in again
+    assert "as they should be" in again
+    (homes / "dave").chmod(0o755)
+    assert "home/dave has mode 755, and should have 700" in office.said("audit", code=1)
+    (homes / "dave").chmod(0o700)
+    office.realm.admin.rename_group("/physics", "physik")
+    (shared / "physik").mkdir()
+    office.said("ensure-dirs", code=1)
+    assert (shared / "physics/team-a/kept").exists()
+    groups = json.loads(office.said("show", "alice", "--json"))["identity"]["groups"]
+    assert [each["path"] for each in groups] == ["/physics", "/physics/team-a"]
+    (shared / "physik").rmdir()
+    office.said("ensure-dirs")
+    assert (shared / "physik/team-a/kept").read_text() == "kept"
+    assert not (shared / "physics").exists()
+    after = json.loads(office.said("show", "alice", "--json"))
+    assert [each["path"] for each in after["identity"]["groups"]] == ["/physik", "/physik/team-a"]
+    assert after["person"] == alice
+    assert office.said("audit", "--strict") == "0 wrong, 0 missing\n"
+
+
+def test_without_a_command_for_folders(office_with: Callable[..., Office]) -> None:
+    """Where no command makes folders `ensure-dirs` says which setting names one."""
+    assert "c.Folders.command" in office_with().said("ensure-dirs", code=1)
 
 
 def test_who_may_not_come_in_gets_nothing(office_with: Callable[..., Office]) -> None:

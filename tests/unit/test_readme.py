@@ -79,8 +79,18 @@ CLASSES: tuple[type[Any], ...] = (
 COMMANDS = {
     "shell": {"cd", "echo", "export"},
     "Debian's base": {
-        "apt-get", "chmod", "chown", "find", "getent", "install", "ln", "mkdir", "sed", "tee", "useradd"
-    },  # fmt: skip
+        "apt-get",
+        "chmod",
+        "chown",
+        "find",
+        "getent",
+        "install",
+        "ln",
+        "mkdir",
+        "sed",
+        "tee",
+        "useradd",
+    },
     "python3, or an environment of it": {"pip", "python3"},
     "sudo": {"visudo"},
     "curl": {"curl"},

@@ -14,9 +14,8 @@ from qhub_auth.ensuring import TREE_TIMEOUT_SECONDS, Result, ensure, follow_ups
 from qhub_auth.errors import IdentityError, KeycloakError, KeycloakRefusedError, shown
 from qhub_auth.folder_plan import home_verb, share_plan
 from qhub_auth.folders.verbs import Check, Rename, Verb
-from qhub_auth.group_numbers import GroupNumbers
 from qhub_auth.identity import Identity
-from qhub_auth.person_numbers import Person
+from qhub_auth.numbered import GroupNumbers, Person
 from qhub_auth.resolving import GID_ATTRIBUTES, identity_for, membership
 from qhub_auth.sites import Everybody, Site
 
@@ -307,12 +306,21 @@ async def ensure_dirs(site: Site, *, dry_run: bool = False) -> tuple[Result, ...
     results = await ensure(folders.command, verbs, timeout_seconds=TREE_TIMEOUT_SECONDS)
     if dry_run:
         return results
-    bad = {each.verb.target for each in results if isinstance(each.verb, Rename) and not each.ok}
-    moved = {key: path for key, path in plan.moved.items() if plan.folders[path] not in bad}
+    stayed = [each.verb.target for each in results if isinstance(each.verb, Rename) and not each.ok]
+    moved = {
+        key: path
+        for key, path in plan.moved.items()
+        # a folder goes along with the one that it is in, or stays with it
+        if path in plan.folders and not any(_within(plan.folders[path], each) for each in stayed)
+    }
     if moved:
         await asyncio.to_thread(site.identities.store.folder_moved, moved)
     trees = await ensure(folders.command, follow_ups(results), timeout_seconds=TREE_TIMEOUT_SECONDS)
     return (*results, *trees)
+
+
+def _within(folder: str, other: str) -> bool:
+    return folder == other or folder.startswith(f"{other}/")
 
 
 def _group_numbers(

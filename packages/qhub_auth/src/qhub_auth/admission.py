@@ -27,7 +27,12 @@ from qhub_auth.rules import Rules, decide
 if TYPE_CHECKING:
     from qhub_auth.authenticator import KeycloakAuthenticator
 
-__all__ = ["Admission"]
+__all__ = ["Admission", "kept_folders", "same_roles"]
+
+# Made once: to put a query together takes longer than to ask it.
+_ROLES = sa.select(orm.Role.name, orm.Role.description, orm.Role.scopes)
+_ROLES_OF = _ROLES.join(orm.Role.users).where(orm.User.name == sa.bindparam("name"))
+_ROLES_NAMED = _ROLES.where(orm.Role.name.in_(sa.bindparam("names", expanding=True)))
 
 
 class Admission:
@@ -172,10 +177,7 @@ class Admission:
         roles = {role["name"]: role for role in get_default_roles() if role["name"] in names}
         db = getattr(self._authenticator.parent, "db", None)
         if db is not None:
-            columns = (orm.Role.name, orm.Role.description, orm.Role.scopes)
-            for name, description, scopes in db.execute(
-                sa.select(*columns).where(orm.Role.name.in_(names))
-            ):
+            for name, description, scopes in db.execute(_ROLES_NAMED, {"names": names}):
                 roles[name] = {"name": name, "description": description, "scopes": scopes or []}
         return list(roles.values())
 

@@ -161,6 +161,7 @@ class Work:
                 self._say(entry, name, "failed", str(error))
             else:
                 people.append(_Person(entry, name, model))
+        self._groups.learn({name for each in people for name in each.model.get("groups") or ()})
         return people
 
     def _may_not(self, entry: Entry, names: set[str], why: str) -> None:
@@ -177,8 +178,6 @@ class Work:
                 # in order of names, as everybody must who takes more than one turn
                 for name in sorted({person.name for person in people}):
                     await turns.enter_async_context(self._authenticator.saving(name))
-            self._groups.learn({name for each in people for name in each.model.get("groups") or ()})
-            await asyncio.sleep(0)
             users = users_named(self._db, [person.name for person in people])
             present = [person for person in people if person.name in users]
             await asyncio.gather(*(self._prepare(each, users[each.name]) for each in present))

@@ -20,9 +20,9 @@ from qhub_auth.errors import (
     NameTakenError,
     shown,
 )
-from qhub_auth.group_numbers import GroupNumbers, GroupWanted
 from qhub_auth.host_accounts import HostAccounts, agreed
 from qhub_auth.identity import Identity
+from qhub_auth.numbered import GroupNumbers, GroupWanted
 from qhub_auth.numbering import SYSTEM_ACCOUNTS, Ranges, intervals, name_key
 from qhub_auth.paths import ancestors
 from qhub_auth.resolving import (

@@ -71,6 +71,11 @@ class Interval:
     first: int
     last: int
 
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Both ends."""
+        return self.first, self.last
+
     def __contains__(self, number: int) -> bool:
         return self.first <= number <= self.last
 

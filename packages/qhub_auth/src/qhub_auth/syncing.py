@@ -17,8 +17,6 @@ from typing import Any
 
 from qhub_auth.comparing import Full, Since, hub_users, put_together, read_full, removed_groups
 from qhub_auth.errors import (
-    IdentityUnavailableError,
-    KeycloakError,
     KeycloakUnavailableError,
     QHubAuthError,
     shown,
@@ -80,7 +78,7 @@ class Syncing:
         self.last_success = self.last_full = 0.0
         self.full_seconds = 0.0
         self.events_kept: bool | None = None
-        self.keycloak, self.at_hub = Backoff(), Backoff()
+        self.keycloak, self.lists, self.at_hub = Backoff(), Backoff(), Backoff()
         self.counts: Counter[str] = Counter()
         self.changed: Callable[[], None] = lambda: None
         self._known = known
@@ -131,12 +129,12 @@ class Syncing:
         if self._reading is None and now >= self._full_due and self._may_read():
             self._begin_full()
         if self._reading is not None and self._reading.done():
-            await self._guarded(self.keycloak, self._finish_full())
+            await self._guarded(self.lists, self._finish_full())
         if self.at_hub.ready:
             await self._guarded(self.at_hub, self._tell_hub())
 
     def _may_read(self) -> bool:
-        return self.keycloak.ready and self.at_hub.ready
+        return self.keycloak.ready and self.lists.ready and self.at_hub.ready
 
     async def _guarded(self, backoff: Backoff, work: Coroutine[Any, Any, None]) -> None:
         """Await some work; what fails is tried again later, and told of once."""
@@ -147,9 +145,7 @@ class Syncing:
         except HubRefusedError as error:
             self._fail(self.at_hub, error, logging.ERROR)
         except KeycloakUnavailableError as error:
-            self._fail(self.keycloak, error)
-        except (KeycloakError, IdentityUnavailableError) as error:
-            self._fail(self.keycloak, error, logging.ERROR)
+            self._fail(backoff, error)
         except QHubAuthError as error:
             self._fail(backoff, error, logging.ERROR)
         except Exception as error:
@@ -178,7 +174,7 @@ class Syncing:
             "users": len(self.users),
             "waiting": len(self.outbox),
             "events_kept": self.events_kept,
-            "keycloak": self.keycloak.why,
+            "keycloak": self.keycloak.why or self.lists.why,
             "hub": self.at_hub.why,
             "keycloak_calls": self.admin.calls,
             "hub_calls": self.hub.calls,
@@ -464,7 +460,7 @@ class Syncing:
             await asyncio.to_thread(self.state.set_cursor, cursor)
             self._saved = cursor
         await asyncio.to_thread(self.state.set_ending, self.outbox.ending)
-        if self.keycloak.failures == 0:
+        if self.keycloak.failures == 0 and self.lists.failures == 0:
             self.last_success = time.time()
 
 
