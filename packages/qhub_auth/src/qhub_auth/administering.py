@@ -10,9 +10,9 @@ from typing import Any
 
 from qhub_auth import auditing, nss
 from qhub_auth.directory import Directory, PersonFacts
-from qhub_auth.ensuring import TREE_TIMEOUT_SECONDS, Result, ensure, follow_ups
+from qhub_auth.ensuring import TREE_TIMEOUT_SECONDS, Folders, Result, ensure, follow_ups
 from qhub_auth.errors import IdentityError, KeycloakError, KeycloakRefusedError, shown
-from qhub_auth.folder_plan import home_verb, share_plan
+from qhub_auth.folder_plan import SharePlan, home_verb, share_plan
 from qhub_auth.folders.verbs import Check, Rename, Verb
 from qhub_auth.identity import Identity
 from qhub_auth.numbered import GroupNumbers, Person
@@ -298,6 +298,10 @@ async def ensure_dirs(site: Site, *, dry_run: bool = False) -> tuple[Result, ...
         _group_numbers, site, found.everybody.directory, dry_run=dry_run
     )
     plan = share_plan(found.everybody.directory, numbers, move=folders.move_renamed)
+    stuck = await _stuck(folders, plan)
+    if stuck:
+        # Or folders of the new names would be made, empty, and be in the way from then on.
+        plan = share_plan(found.everybody.directory, numbers, move=False)
     welcome = [each for sub, each in found.people.items() if sub not in found.everybody.refused]
     homes = [home_verb(each, folders.home_root) for each in welcome if each.home]
     verbs: list[Verb] = [*plan.verbs, *(each for each in homes if each is not None)]
@@ -305,7 +309,7 @@ async def ensure_dirs(site: Site, *, dry_run: bool = False) -> tuple[Result, ...
         verbs = [Check(item=each) for each in verbs]  # type: ignore[arg-type]  # only such verbs
     results = await ensure(folders.command, verbs, timeout_seconds=TREE_TIMEOUT_SECONDS)
     if dry_run:
-        return results
+        return (*stuck, *results)
     stayed = [each.verb.target for each in results if isinstance(each.verb, Rename) and not each.ok]
     moved = {
         key: path
@@ -316,7 +320,14 @@ async def ensure_dirs(site: Site, *, dry_run: bool = False) -> tuple[Result, ...
     if moved:
         await asyncio.to_thread(site.identities.store.folder_moved, moved)
     trees = await ensure(folders.command, follow_ups(results), timeout_seconds=TREE_TIMEOUT_SECONDS)
-    return (*results, *trees)
+    return (*stuck, *results, *trees)
+
+
+async def _stuck(folders: Folders, plan: SharePlan) -> tuple[Result, ...]:
+    """Return which folders of renamed groups cannot be moved, and why."""
+    checks = [Check(item=each) for each in plan.verbs if isinstance(each, Rename)]
+    results = await ensure(folders.command, checks, timeout_seconds=folders.timeout_seconds)
+    return tuple(each for each in results if each.result in {"refused", "failed"})
 
 
 def _within(folder: str, other: str) -> bool:
