@@ -334,7 +334,7 @@ class GroupSync(Application):
     def _confirm(self, ident: str) -> int:
         state = self._state()
         if state.confirm(ident):
-            _say(f"{ident} is confirmed; the running service does it at its next comparison")
+            _say(f"{ident} is confirmed; the running service does it within half a minute or so")
             return 0
         held = state.held()
         waits = f"; what waits is {held['id']}: {held['what']}" if held else "; nothing waits"
