@@ -460,7 +460,8 @@ class Syncing:
             await asyncio.to_thread(self.state.set_cursor, cursor)
             self._saved = cursor
         await asyncio.to_thread(self.state.set_ending, self.outbox.ending)
-        if self.held is not None and await asyncio.to_thread(self.state.confirmed):
+        confirmed = await asyncio.to_thread(self.state.confirmed) if self.held else ()
+        if confirmed:
             self.want_full("an administrator has confirmed what is held back")
         if self.keycloak.failures == 0 and self.lists.failures == 0:
             self.last_success = time.time()
