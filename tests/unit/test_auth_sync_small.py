@@ -341,3 +341,13 @@ async def test_no_commands() -> None:
     assert not task.done()
     task.cancel()
     await asyncio.wait({task})
+
+
+def test_realm_of_the_benchmark() -> None:
+    """It has as many people and groups as it says, and everybody is in groups that exist."""
+    from benchmarks.people import realm_of, team_paths
+
+    realm = realm_of(300, 40)
+    assert sum(1 for group in realm.groups for _ in group.paths()) == 40
+    assert len(realm.people) == 300
+    assert {path for person in realm.people for path in person.groups} <= set(team_paths(40))
