@@ -8,8 +8,10 @@ from pathlib import Path
 
 from traitlets.config import Config
 
-from qhub_auth.keycloak import KeycloakAdmin
-from qhub_auth.numbering import Interval, Ranges
+from qhub_auth.keycloak.admin import KeycloakAdmin
+from qhub_auth.keycloak.settings import Keycloak
+from qhub_auth.numbers.numbering import Interval, Ranges
+from qhub_auth.numbers.store import IdentityStore, PersonWanted
 from qhub_auth.realm import (
     GroupModel,
     HubClient,
@@ -18,8 +20,6 @@ from qhub_auth.realm import (
     RoleModel,
     ServiceAccount,
 )
-from qhub_auth.settings import Keycloak
-from qhub_auth.store import IdentityStore, PersonWanted
 from tests.systems.keycloak.realms import Realm
 
 DEPARTMENTS = 20

@@ -233,7 +233,7 @@ def folders_made(account: str, homes: Path | None = None) -> Iterator[FolderSite
         account: The hub's.
         homes: Where homes are; a new folder when None.
     """
-    from qhub_auth.folder_setup import sudoers  # noqa: PLC0415 - where this demo needs it
+    from qhub_auth.homes.setup import sudoers  # noqa: PLC0415 - where this demo needs it
 
     site = FolderSite(uids=[list(UIDS)], gids=[list(GIDS)])
     rule = RULES / f"{RULE}{secrets.token_hex(4)}"

@@ -22,8 +22,8 @@ from qhub_auth.errors import (
     NumberTakenError,
     RangeExhaustedError,
 )
-from qhub_auth.numbering import Interval, Ranges
-from qhub_auth.store import GroupWanted, IdentityStore, PersonWanted
+from qhub_auth.numbers.numbering import Interval, Ranges
+from qhub_auth.numbers.store import GroupWanted, IdentityStore, PersonWanted
 
 DATABASES = ("sqlite", "postgresql", "mariadb")
 PROCESSES, PEOPLE = 8, 100
@@ -31,8 +31,8 @@ PROCESSES, PEOPLE = 8, 100
 # are wanted by all of them.
 CLAIMANT = """
 import json, sys
-from qhub_auth.numbering import Ranges
-from qhub_auth.store import GroupWanted, IdentityStore
+from qhub_auth.numbers.numbering import Ranges
+from qhub_auth.numbers.store import GroupWanted, IdentityStore
 
 url, me, people = sys.argv[1], sys.argv[2], int(sys.argv[3])
 store = IdentityStore(url, ranges=Ranges())

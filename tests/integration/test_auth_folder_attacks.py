@@ -22,7 +22,6 @@ from pathlib import Path
 
 import pytest
 
-from qhub_auth.folder_setup import sudoers
 from qhub_auth.folders import acl
 from qhub_auth.folders.verbs import (
     Archive,
@@ -33,6 +32,7 @@ from qhub_auth.folders.verbs import (
     Share,
     Tree,
 )
+from qhub_auth.homes.setup import sudoers
 from tests.conftest import missing
 from tests.systems.folders import FolderSite, Person, end, facts, tree_of
 from tests.systems.processes import SystemUnavailableError

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from qhub_auth.folder_setup import install
 from qhub_auth.folders.quotas import GROUPS
 from qhub_auth.folders.verbs import Archive, Check, Home, Quota, Rename, Share, Verb, request_of
+from qhub_auth.homes.setup import install
 from tests.conftest import missing
 from tests.systems.processes import SystemUnavailableError
 

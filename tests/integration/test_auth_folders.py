@@ -11,10 +11,7 @@ from pathlib import Path
 import pytest
 
 from qhub_auth.directory import Directory, Group
-from qhub_auth.ensuring import Folders, ensure, follow_ups
 from qhub_auth.errors import FoldersError
-from qhub_auth.folder_plan import archive_group, archive_person, home_verb, share_plan
-from qhub_auth.folder_setup import sudoers
 from qhub_auth.folders.verbs import (
     Archive,
     Check,
@@ -25,7 +22,10 @@ from qhub_auth.folders.verbs import (
     Share,
     Tree,
 )
-from qhub_auth.resolving import with_shares
+from qhub_auth.homes.ensuring import Folders, ensure, follow_ups
+from qhub_auth.homes.plan import archive_group, archive_person, home_verb, share_plan
+from qhub_auth.homes.setup import sudoers
+from qhub_auth.numbers.resolving import with_shares
 from tests.conftest import missing
 from tests.systems.folders import FolderSite, Person, facts
 from tests.systems.processes import SystemUnavailableError

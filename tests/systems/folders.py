@@ -17,8 +17,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from qhub_auth.folder_setup import install
 from qhub_auth.folders.verbs import Verb, line_of
+from qhub_auth.homes.setup import install
 
 from .packages import install_packages
 from .processes import SystemUnavailableError

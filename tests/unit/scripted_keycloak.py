@@ -15,7 +15,7 @@ import httpx
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from qhub_auth.settings import Keycloak
+from qhub_auth.keycloak.settings import Keycloak
 
 ISSUER = "https://keycloak.example.org/realms/hub"
 CLIENT = "jupyterhub"

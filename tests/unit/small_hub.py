@@ -14,7 +14,7 @@ from sqlalchemy.pool import StaticPool
 from traitlets.config import Config, Configurable
 
 from qhub_auth.authenticator import KeycloakAuthenticator
-from qhub_auth.identities import Identities
+from qhub_auth.numbers.identities import Identities
 from tests.unit.scripted_keycloak import ScriptedKeycloak
 
 LOG = logging.getLogger("small-hub")

@@ -8,7 +8,7 @@ import secrets
 
 import pytest
 
-from qhub_auth.attempts import LONGEST_NEXT, Attempt, AttemptError, Attempts, new_binding
+from qhub_auth.login.attempts import LONGEST_NEXT, Attempt, AttemptError, Attempts, new_binding
 
 SECRET = secrets.token_bytes(32)
 
@@ -139,7 +139,7 @@ def test_the_longest_stays_within_what_keycloak_takes(attempts: Attempts, clock:
 
 def test_what_was_used_is_forgotten_in_time(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory does not grow with the number of log-ins."""
-    monkeypatch.setattr("qhub_auth.attempts._MOST_USED", 10)
+    monkeypatch.setattr("qhub_auth.login.attempts._MOST_USED", 10)
     attempts, binding = Attempts(SECRET, seconds=600, clock=clock), new_binding()
     for _ in range(50):
         attempts.opened(attempts.sealed(begun(clock), binding), binding)

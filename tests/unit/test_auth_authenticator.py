@@ -14,7 +14,6 @@ from oauthenticator.generic import GenericOAuthenticator
 from traitlets import TraitError
 from traitlets.config import Config
 
-from qhub_auth.admission import kept_folders
 from qhub_auth.authenticator import KeycloakAuthenticator
 from qhub_auth.directory import Directory, Group, PersonFacts
 from qhub_auth.errors import (
@@ -24,9 +23,10 @@ from qhub_auth.errors import (
     RefusedError,
 )
 from qhub_auth.identity import Folder, Identity
-from qhub_auth.keeping import DirectoryKeeper
-from qhub_auth.sessions import end_sessions
-from qhub_auth.settings import Keycloak
+from qhub_auth.keycloak.keeping import DirectoryKeeper
+from qhub_auth.keycloak.settings import Keycloak
+from qhub_auth.login.admission import kept_folders
+from qhub_auth.login.sessions import end_sessions
 from tests.unit.scripted_keycloak import ScriptedKeycloak, id_claims, token
 from tests.unit.small_hub import SmallHub, with_crypt_key
 
@@ -303,7 +303,7 @@ class TestDirectory:
         keeper = self.keeper([directory(20), directory(2)])
         await keeper.directory()
         assert len((await keeper.renew()).groups) == 20  # type: ignore[union-attr]
-        monkeypatch.setattr("qhub_auth.keeping._SHRUNK_SECONDS", 0.0)
+        monkeypatch.setattr("qhub_auth.keycloak.keeping._SHRUNK_SECONDS", 0.0)
         assert len((await keeper.renew()).groups) == 2  # type: ignore[union-attr]
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from qhub_auth import claims as read
 from qhub_auth.errors import TokenError
+from qhub_auth.keycloak import claims as read
 
 
 def facts(**claims: Any) -> Any:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from qhub_auth.directory import Directory, Group
-from qhub_auth.folder_plan import (
+from qhub_auth.folders.verbs import Archive, Home, Parent, Rename, Share, Tree
+from qhub_auth.homes.plan import (
     SharePlan,
     archive_group,
     archive_person,
@@ -15,8 +16,7 @@ from qhub_auth.folder_plan import (
     share_plan,
     tree_verbs,
 )
-from qhub_auth.folders.verbs import Archive, Home, Parent, Rename, Share, Tree
-from qhub_auth.resolving import membership, with_shares
+from qhub_auth.numbers.resolving import membership, with_shares
 
 
 @dataclass(frozen=True)

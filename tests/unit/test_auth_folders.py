@@ -18,9 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qhub_auth import folders
-from qhub_auth.ensuring import Folders, Result, ensure, follow_ups
 from qhub_auth.errors import ConfigurationError, FoldersError
-from qhub_auth.folder_setup import example_settings, install, sudoers
 from qhub_auth.folders import acl, quotas
 from qhub_auth.folders.opening import FolderError
 from qhub_auth.folders.settings import settings_of
@@ -37,6 +35,8 @@ from qhub_auth.folders.verbs import (
     parsed,
     request_of,
 )
+from qhub_auth.homes.ensuring import Folders, Result, ensure, follow_ups
+from qhub_auth.homes.setup import example_settings, install, sudoers
 from qhub_auth.paths import folder_of
 
 VERBS = [

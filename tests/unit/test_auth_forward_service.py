@@ -17,13 +17,13 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_unix_socket
 from traitlets.config import Config
 
-from qhub_auth import oidc
 from qhub_auth.errors import ConfigurationError
 from qhub_auth.forward_auth import deciding as deciding_module
 from qhub_auth.forward_auth.deciding import Deciding
 from qhub_auth.forward_auth.service import ForwardAuth, main
 from qhub_auth.forward_auth.serving import application
-from qhub_auth.settings import Keycloak
+from qhub_auth.keycloak import oidc
+from qhub_auth.keycloak.settings import Keycloak
 from tests.unit.memory_keycloak import CLIENT, FORGED, ISSUER, SECRET, MemoryKeycloak
 
 APPS, OTHER = "apps.example.org", "other.example.org"

@@ -20,9 +20,9 @@ from qhub_auth.errors import (
     NameTakenError,
     NumberTakenError,
 )
-from qhub_auth.host_accounts import Account, HostAccounts
-from qhub_auth.identities import Identities
-from qhub_auth.store import PersonWanted
+from qhub_auth.numbers.host_accounts import Account, HostAccounts
+from qhub_auth.numbers.identities import Identities
+from qhub_auth.numbers.store import PersonWanted
 
 NOBODY = Directory()
 ALICE = Account("alice", 5001, 5100, "/clusterhome/alice")

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qhub_auth.errors import IdentityError
-from qhub_auth.importing import from_group, from_ldif, from_passwd, from_realm, selected
-from qhub_auth.numbering import Ranges
-from qhub_auth.store import GroupWanted, PersonWanted
+from qhub_auth.numbers.importing import from_group, from_ldif, from_passwd, from_realm, selected
+from qhub_auth.numbers.numbering import Ranges
+from qhub_auth.numbers.store import GroupWanted, PersonWanted
 
 PASSWD = """\
 root:x:0:0:root:/root:/bin/bash

@@ -13,11 +13,11 @@ import httpx
 import pytest
 from traitlets.config import Config
 
-from qhub_auth import representations as read
 from qhub_auth.errors import ConfigurationError, KeycloakRefusedError, KeycloakUnavailableError
-from qhub_auth.keycloak import KeycloakAdmin
-from qhub_auth.reading import read_everything
-from qhub_auth.settings import Keycloak
+from qhub_auth.keycloak import representations as read
+from qhub_auth.keycloak.admin import KeycloakAdmin
+from qhub_auth.keycloak.settings import Keycloak
+from qhub_auth.sync.reading import read_everything
 
 SECRET = "the-secret-canary"
 BASE = "http://keycloak.test/auth"

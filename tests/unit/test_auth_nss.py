@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qhub_auth import nss
 from qhub_auth.errors import IdentityError
-from qhub_auth.nss import Files, NssGroup, NssPerson, files_for, write
+from qhub_auth.numbers import nss
+from qhub_auth.numbers.nss import Files, NssGroup, NssPerson, files_for, write
 
 hostile = st.text(st.characters() | st.sampled_from(":\n\r,\0/+-"), max_size=12)
 name = hostile | st.sampled_from(

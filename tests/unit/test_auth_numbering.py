@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qhub_auth.errors import ConfigurationError, IdentityError, NumberTakenError
-from qhub_auth.numbering import (
+from qhub_auth.numbers.numbering import (
     LARGEST,
     PRIVILEGED_GROUPS,
     Interval,

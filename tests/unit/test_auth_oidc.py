@@ -11,7 +11,6 @@ import httpx
 import pytest
 from traitlets import TraitError
 
-from qhub_auth import oidc
 from qhub_auth.errors import (
     ConfigurationError,
     KeycloakError,
@@ -19,8 +18,9 @@ from qhub_auth.errors import (
     KeycloakUnavailableError,
     TokenError,
 )
-from qhub_auth.oidc import OpenIDProvider
-from qhub_auth.settings import Keycloak
+from qhub_auth.keycloak import oidc
+from qhub_auth.keycloak.oidc import OpenIDProvider
+from qhub_auth.keycloak.settings import Keycloak
 from tests.unit.scripted_keycloak import (
     CLIENT,
     ISSUER,

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from qhub_auth import paths
 from qhub_auth.directory import Directory, Group, PersonFacts
 from qhub_auth.errors import IdentityError, NumberTakenError
-from qhub_auth.identities import Identities
 from qhub_auth.identity import Identity
-from qhub_auth.resolving import (
+from qhub_auth.numbers.identities import Identities
+from qhub_auth.numbers.resolving import (
     checked_home,
     group_wanted,
     membership,

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from qhub_auth.directory import ClientRole
-from qhub_auth.roles import hub_roles, scope_problem
+from qhub_auth.login.roles import hub_roles, scope_problem
 
 OWN = {role["name"] for role in get_default_roles()}
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from qhub_auth.directory import PersonFacts
-from qhub_auth.rules import Rules, decide
+from qhub_auth.login.rules import Rules, decide
 
 ALICE = PersonFacts(
     sub="s", name="alice", groups=frozenset({"/physics/team-a"}), roles=frozenset({"user"})

@@ -16,13 +16,13 @@ from jupyterhub import crypto, orm
 from jupyterhub.roles import create_role, get_default_roles
 from traitlets.config import Config
 
-from qhub_auth.applying import Applier
 from qhub_auth.authenticator import KeycloakAuthenticator
 from qhub_auth.directory import ClientRole, Directory, Group, PersonFacts
 from qhub_auth.errors import IdentityUnavailableError, KeycloakUnavailableError
-from qhub_auth.reconciling import GONE
-from qhub_auth.store import PersonWanted
-from qhub_auth.sync_bodies import Batch, Entry, Facts, Result
+from qhub_auth.numbers.store import PersonWanted
+from qhub_auth.sync.applying import Applier
+from qhub_auth.sync.bodies import Batch, Entry, Facts, Result
+from qhub_auth.sync.reconciling import GONE
 
 GROUPS = {path: Group(f"id{path}", path, {"share": ("rw",)}) for path in ("/a", "/a/b", "/d")}
 ROLES = {
@@ -129,7 +129,7 @@ def _world(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> It
             world.active[user.name] = 0
 
     for module in ("applying", "batches"):
-        monkeypatch.setattr(f"qhub_auth.{module}.end_sessions", end)
+        monkeypatch.setattr(f"qhub_auth.sync.{module}.end_sessions", end)
     try:
         yield world
     finally:
@@ -354,7 +354,7 @@ async def test_dry_run(world: World) -> None:
 async def test_one_failure_fails_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody who cannot be written is told of, and the others of the batch are written."""
     world.add(*(f"u{number}" for number in range(30)))
-    from qhub_auth import batches
+    from qhub_auth.sync import batches
 
     set_one = batches.Work._set
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qhub_auth.errors import KeycloakUnavailableError
-from qhub_auth.events import AdminEvent, Cursor, admin_event, touched
+from qhub_auth.keycloak.events import AdminEvent, Cursor, admin_event, touched
 
 
 def event(

@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from qhub_auth import syncing
-from qhub_auth.composites import Composites
 from qhub_auth.errors import KeycloakUnavailableError
-from qhub_auth.events import AdminEvent
-from qhub_auth.hub_door import HubUnavailableError
-from qhub_auth.pacing import Rhythm
-from qhub_auth.reconciling import HubUser, Limits
-from qhub_auth.representations import Account, GroupRecord, RoleKey
-from qhub_auth.snapshot import Member, Realm
-from qhub_auth.sync_bodies import Entry, Result, Results
-from qhub_auth.sync_state import SyncState
-from qhub_auth.syncing import Syncing
+from qhub_auth.keycloak.composites import Composites
+from qhub_auth.keycloak.events import AdminEvent
+from qhub_auth.keycloak.representations import Account, GroupRecord, RoleKey
+from qhub_auth.keycloak.snapshot import Member, Realm
+from qhub_auth.sync import syncing
+from qhub_auth.sync.bodies import Entry, Result, Results
+from qhub_auth.sync.hub_door import HubUnavailableError
+from qhub_auth.sync.pacing import Rhythm
+from qhub_auth.sync.reconciling import HubUser, Limits
+from qhub_auth.sync.state import SyncState
+from qhub_auth.sync.syncing import Syncing
 
 
 class Store:

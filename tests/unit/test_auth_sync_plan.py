@@ -7,11 +7,11 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qhub_auth.composites import Composites
 from qhub_auth.directory import ClientRole
-from qhub_auth.reconciling import GONE, Change, HubUser, Limits, leaves, plan, vanished
-from qhub_auth.representations import Account, GroupRecord
-from qhub_auth.snapshot import Member, Realm, Snapshot
+from qhub_auth.keycloak.composites import Composites
+from qhub_auth.keycloak.representations import Account, GroupRecord
+from qhub_auth.keycloak.snapshot import Member, Realm, Snapshot
+from qhub_auth.sync.reconciling import GONE, Change, HubUser, Limits, leaves, plan, vanished
 
 PATHS = ("/a", "/a/b", "/a/b/c", "/d", "/d/e", "/f")
 ROLES = ("reader", "writer", "boss")

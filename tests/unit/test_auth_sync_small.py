@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from traitlets.config import Config
 
-from qhub_auth.afterwards import Afterwards
 from qhub_auth.configure import group_sync
 from qhub_auth.directory import PersonFacts
-from qhub_auth.outbox import Outbox
-from qhub_auth.pacing import Backoff
-from qhub_auth.reconciling import GONE, Change, Held
-from qhub_auth.sync_bodies import LARGEST_BATCH, SCOPE, Batch, Entry, Facts, Result
-from qhub_auth.sync_report import Report, metrics, shown_status
-from qhub_auth.sync_state import SyncState
+from qhub_auth.sync.afterwards import Afterwards
+from qhub_auth.sync.bodies import LARGEST_BATCH, SCOPE, Batch, Entry, Facts, Result
+from qhub_auth.sync.outbox import Outbox
+from qhub_auth.sync.pacing import Backoff
+from qhub_auth.sync.reconciling import GONE, Change, Held
+from qhub_auth.sync.report import Report, metrics, shown_status
+from qhub_auth.sync.state import SyncState
 
 names = st.text(
     st.characters(exclude_characters="\0\r\n", exclude_categories=["Cs"]), min_size=1, max_size=20
@@ -280,7 +280,7 @@ def test_configure_adds_and_keeps() -> None:
 def test_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting gets longer with each failure, up to a quarter of a minute or so, and ends with a success."""
     now = 0.0
-    monkeypatch.setattr("qhub_auth.pacing.time.monotonic", lambda: now)
+    monkeypatch.setattr("qhub_auth.sync.pacing.time.monotonic", lambda: now)
     backoff = Backoff()
     assert backoff.ready
     waits = []

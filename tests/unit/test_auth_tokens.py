@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from qhub_auth.errors import TokenError
-from qhub_auth.tokens import (
+from qhub_auth.keycloak.tokens import (
     Expected,
     access_claims,
     id_claims,

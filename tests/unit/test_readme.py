@@ -25,12 +25,12 @@ from traitlets.config import Config
 
 from qhub_auth import commands as identity_commands
 from qhub_auth.authenticator import KeycloakAuthenticator
-from qhub_auth.ensuring import COMMAND as FOLDERS
-from qhub_auth.ensuring import Folders
 from qhub_auth.forward_auth.service import ForwardAuth
-from qhub_auth.identities import Identities
+from qhub_auth.homes.ensuring import COMMAND as FOLDERS
+from qhub_auth.homes.ensuring import Folders
+from qhub_auth.keycloak.settings import Keycloak
+from qhub_auth.numbers.identities import Identities
 from qhub_auth.realm import RealmModel, render
-from qhub_auth.settings import Keycloak
 from qhub_auth.sync_service import GroupSync
 from qhub_spawner.catalogue import load
 from qhub_spawner.commands import DOOR, _parser

@@ -31,9 +31,7 @@ from traitlets import (
     validate,
 )
 
-from qhub_auth.admission import Admission, kept_folders, same_roles
 from qhub_auth.directory import Directory, Group, PersonFacts
-from qhub_auth.ensuring import Folders
 from qhub_auth.errors import (
     ConfigurationError,
     FoldersError,
@@ -42,19 +40,21 @@ from qhub_auth.errors import (
     TokenError,
     shown,
 )
-from qhub_auth.identities import Identities
+from qhub_auth.homes.ensuring import Folders
+from qhub_auth.homes.preparing import make_folders
 from qhub_auth.identity import KEY, Identity
-from qhub_auth.keeping import DirectoryKeeper
-from qhub_auth.keycloak import KeycloakAdmin
-from qhub_auth.login_handlers import CallbackHandler, LoginStartHandler
-from qhub_auth.logout_handlers import BackChannelLogoutHandler, SingleLogoutHandler
-from qhub_auth.oidc import OpenIDProvider
+from qhub_auth.keycloak.admin import KeycloakAdmin
+from qhub_auth.keycloak.keeping import DirectoryKeeper
+from qhub_auth.keycloak.oidc import OpenIDProvider
+from qhub_auth.keycloak.settings import Keycloak
+from qhub_auth.keycloak.token_reading import TokenReader
+from qhub_auth.login.admission import Admission, kept_folders, same_roles
+from qhub_auth.login.handlers import CallbackHandler, LoginStartHandler
+from qhub_auth.login.logout import BackChannelLogoutHandler, SingleLogoutHandler
+from qhub_auth.login.refreshing import Refresher
+from qhub_auth.numbers.identities import Identities
 from qhub_auth.paths import split
-from qhub_auth.preparing import make_folders
-from qhub_auth.refreshing import Refresher
-from qhub_auth.settings import Keycloak
-from qhub_auth.sync_handlers import ROUTES as SYNC_ROUTES
-from qhub_auth.token_reading import TokenReader
+from qhub_auth.sync.handlers import ROUTES as SYNC_ROUTES
 
 __all__ = ["KeycloakAuthenticator"]
 

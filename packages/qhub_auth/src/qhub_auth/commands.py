@@ -18,13 +18,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qhub_auth import __version__, administering, folder_setup, importing
+from qhub_auth import __version__
+from qhub_auth.administration import verbs as administering
+from qhub_auth.administration.sites import Site
 from qhub_auth.errors import IdentityError, QHubAuthError, shown
-from qhub_auth.host_accounts import HostAccounts
-from qhub_auth.importing import Found
+from qhub_auth.homes import setup as folder_setup
+from qhub_auth.numbers import importing
+from qhub_auth.numbers.host_accounts import HostAccounts
+from qhub_auth.numbers.importing import Found
+from qhub_auth.numbers.store import Imported
 from qhub_auth.realm import commands as realm
-from qhub_auth.sites import Site
-from qhub_auth.store import Imported
 
 __all__ = ["main"]
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qhub_auth.sync_bodies import SCOPE
+from qhub_auth.sync.bodies import SCOPE
 
 __all__ = ["group_sync"]
 

@@ -19,17 +19,17 @@ from traitlets import Bool, Float, Instance, Integer, List, Unicode, default
 from traitlets.config import Application, catch_config_error
 
 from qhub_auth import __version__
-from qhub_auth.afterwards import Afterwards
 from qhub_auth.errors import ConfigurationError, QHubAuthError
-from qhub_auth.hub_door import HubDoor
-from qhub_auth.identities import Identities
-from qhub_auth.keycloak import KeycloakAdmin
-from qhub_auth.pacing import Rhythm
-from qhub_auth.reconciling import Limits
-from qhub_auth.settings import Keycloak
-from qhub_auth.sync_report import Report, metrics, shown_status
-from qhub_auth.sync_state import SyncState
-from qhub_auth.syncing import Syncing
+from qhub_auth.keycloak.admin import KeycloakAdmin
+from qhub_auth.keycloak.settings import Keycloak
+from qhub_auth.numbers.identities import Identities
+from qhub_auth.sync.afterwards import Afterwards
+from qhub_auth.sync.hub_door import HubDoor
+from qhub_auth.sync.pacing import Rhythm
+from qhub_auth.sync.reconciling import Limits
+from qhub_auth.sync.report import Report, metrics, shown_status
+from qhub_auth.sync.state import SyncState
+from qhub_auth.sync.syncing import Syncing
 
 __all__ = ["GroupSync", "main"]
 

@@ -23,7 +23,7 @@ from qhub_auth.forward_auth.readings import AmbiguousError
 from qhub_auth.forward_auth.serving import serve
 from qhub_auth.forward_auth.sessions import Sessions
 from qhub_auth.forward_auth.signing_in import ClaimNames, SigningIn
-from qhub_auth.settings import Keycloak
+from qhub_auth.keycloak.settings import Keycloak
 
 __all__ = ["ForwardAuth", "main"]
 

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from qhub_auth.claims import client_roles, full_paths, value_at
 from qhub_auth.errors import KeycloakRefusedError, TokenError
 from qhub_auth.forward_auth.cookies import LogIn, Sealer, challenge_of
 from qhub_auth.forward_auth.policy import Person
 from qhub_auth.forward_auth.sessions import Session, new_id
-from qhub_auth.oidc import OpenIDProvider
+from qhub_auth.keycloak.claims import client_roles, full_paths, value_at
+from qhub_auth.keycloak.oidc import OpenIDProvider
+from qhub_auth.keycloak.settings import Keycloak
+from qhub_auth.keycloak.tokens import Claims, access_claims, bearer_claims, id_claims, logout_claims
 from qhub_auth.paths import with_parents
-from qhub_auth.settings import Keycloak
-from qhub_auth.tokens import Claims, access_claims, bearer_claims, id_claims, logout_claims
 
 __all__ = ["Bearer", "ClaimNames", "SigningIn"]
 

@@ -1,0 +1,1 @@
+"""What `qhub-identity` does."""

@@ -1,0 +1,155 @@
+"""What `qhub-identity` works on: the settings, Keycloak's people and groups, the numbers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from traitlets.config.loader import Config, ConfigFileNotFound, PyFileConfigLoader
+from traitlets.traitlets import TraitError
+
+from qhub_auth.authenticator import KeycloakAuthenticator
+from qhub_auth.directory import Directory, PersonFacts
+from qhub_auth.errors import ConfigurationError, RefusedError, shown
+from qhub_auth.homes.ensuring import Folders
+from qhub_auth.keycloak.admin import KeycloakAdmin
+from qhub_auth.keycloak.snapshot import Realm
+from qhub_auth.login.admission import Admission
+from qhub_auth.login.rules import decide
+from qhub_auth.numbers.identities import Identities
+from qhub_auth.numbers.resolving import with_shares
+from qhub_auth.sync.reading import read_everything
+
+__all__ = ["Everybody", "Site"]
+
+
+@dataclass(frozen=True)
+class Everybody:
+    """All people of the realm at one time.
+
+    Attributes:
+        directory: All groups.
+        people: What Keycloak says of everybody, by sub.
+        names: Their names at the hub, by sub; who cannot have one is not there.
+        refused: Why somebody may not come in, by sub.
+    """
+
+    directory: Directory
+    people: Mapping[str, PersonFacts]
+    names: Mapping[str, str]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    def welcome(self) -> dict[str, PersonFacts]:
+        """Return those who may come in, by sub."""
+        return {sub: each for sub, each in self.people.items() if sub not in self.refused}
+
+
+class Site:
+    """The settings of one hub and what they lead to.
+
+    Args:
+        path: The file of settings, as the hub and the sync service read it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def config(self) -> Config:
+        """The settings.
+
+        Raises:
+            ConfigurationError: There is no such file, or it fails.
+        """
+        loader = PyFileConfigLoader(self.path.name, path=str(self.path.parent.resolve()))
+        try:
+            config: Config = loader.load_config()
+        except ConfigFileNotFound as error:
+            msg = (
+                f"--config: there is no file {self.path}; it is the one with c.Keycloak and "
+                "c.Identities"
+            )
+            raise ConfigurationError(msg) from error
+        except Exception as error:
+            msg = f"--config: {self.path} fails: {type(error).__name__}: {shown(str(error), 200)}"
+            raise ConfigurationError(msg) from error
+        return config
+
+    @cached_property
+    def authenticator(self) -> KeycloakAuthenticator:
+        """The authenticator of the hub, to which no hub belongs here.
+
+        Raises:
+            ConfigurationError: A setting is wrong.
+        """
+        try:
+            made = KeycloakAuthenticator(config=self.config)
+            _ = made.identities, made.folders  # made when they are first asked for
+        except TraitError as error:
+            msg = f"{self.path}: {error}"
+            raise ConfigurationError(msg) from error
+        return made
+
+    @property
+    def identities(self) -> Identities:
+        """How numbers are given."""
+        return self.authenticator.identities
+
+    @property
+    def folders(self) -> Folders:
+        """How folders are made."""
+        return self.authenticator.folders
+
+    @property
+    def admin(self) -> KeycloakAdmin:
+        """The door to Keycloak."""
+        return self.authenticator.admin_api
+
+    def directory_of(self, realm: Realm) -> tuple[Directory, frozenset[str]]:
+        """Return the groups, with the shares that the settings add, and paths that count for none.
+
+        A group with a slash in its name may look like one further down: both count for nobody.
+        """
+        disguised = frozenset(each.path for each in realm.groups.values() if each.disguised)
+        groups = {
+            path: group for path, group in realm.directory.groups.items() if path not in disguised
+        }
+        directory = replace(realm.directory, groups=groups)
+        return with_shares(directory, self.identities.shares), disguised
+
+    async def everybody(self) -> Everybody:
+        """Read all people and groups; some seconds for thousands.
+
+        Raises:
+            KeycloakError: Something could not be read; there is no half of an answer.
+        """
+        self.authenticator.keycloak.check()
+        snapshot = await read_everything(self.admin)
+        directory, disguised = self.directory_of(snapshot.realm)
+        people = {
+            each.sub: replace(each, groups=each.groups - disguised) for each in snapshot.everybody()
+        }
+        names: dict[str, str] = {}
+        refused: dict[str, str] = {}
+        rules = Admission(self.authenticator).rules
+        for sub, facts in people.items():
+            try:
+                name = await self.authenticator.name_of(facts, by_token=False)
+            except RefusedError as error:
+                refused[sub] = error.reason
+                continue
+            names[sub] = name
+            decision = decide(rules, name=name, groups=facts.all_groups, roles=facts.roles)
+            if not facts.enabled:
+                refused[sub] = "disabled in Keycloak"
+            elif not decision.allowed:
+                refused[sub] = decision.reason
+        return Everybody(directory, people, names, refused)
+
+    async def close(self) -> None:
+        """Close the connections to Keycloak and to the database."""
+        await self.authenticator.keycloak.aclose()
+        await asyncio.to_thread(self.identities.store.close)

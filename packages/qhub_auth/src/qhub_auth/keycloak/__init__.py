@@ -1,0 +1,1 @@
+"""Keycloak: its tokens, its admin API, and what they say as plain data."""

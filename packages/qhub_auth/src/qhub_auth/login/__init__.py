@@ -1,0 +1,1 @@
+"""Coming in, staying in, and going: what the authenticator is made of."""

@@ -1,0 +1,1 @@
+"""uid, gid, names and homes: who has which, for good."""
