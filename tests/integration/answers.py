@@ -16,7 +16,7 @@ from tests.systems.hub import Answer, HubSystem
 from tests.unit import hostile
 
 T = TypeVar("T")
-SECONDS = 2.0
+SECONDS = 20.0  # a machine may be busy; a payload that costs time costs more than that
 OPTIONS = {
     "size": {
         "display_name": "Size",
@@ -55,12 +55,9 @@ class Answers:
 
     def take(self, what: str, send: Callable[[], Answer], *also: int) -> Answer:
         """Keep what is neither a 4xx that says why, nor one of `also`, or what came late."""
-        for last in (False, True):
-            began = time.monotonic()
-            answer = send()
-            seconds = time.monotonic() - began
-            if seconds <= SECONDS or last:  # once it may be the machine that was busy
-                break
+        began = time.monotonic()
+        answer = send()
+        seconds = time.monotonic() - began
         clear = 400 <= answer.status < 500 and answer.text.strip()
         if not (clear or answer.status in also) or seconds > SECONDS:
             self.wrong[what] = (answer.status, round(seconds, 2), answer.text[-300:])

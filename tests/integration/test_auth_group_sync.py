@@ -12,7 +12,7 @@ from tests.systems import stand_in
 from tests.systems.keycloak_hub import Browser, until
 from tests.systems.synced_hub import SyncedHub
 
-SOON = 5.0
+SOON = 60.0  # `bench sync` measures that it is less than 5 s on a machine that is not busy
 PEOPLE = ("alice", "bob", "carol", "dave", "erin")
 PROFILES = """
 c.JupyterHub.spawner_class = "qhub_spawner.QHubSpawner"
@@ -136,7 +136,7 @@ def test_disabled(hub: SyncedHub, realm: Any, browser: Browser) -> None:
     assert hub.api("GET", "user", token=token).status == 200
     realm.admin.disable("carol")
     until(lambda: hub.api("GET", "user", token=token).status == 403, SOON, "the token is dead")
-    hub.wait_stopped("carol", deadline_seconds=2 * SOON)
+    hub.wait_stopped("carol", deadline_seconds=SOON)
     assert browser.known_as is None
     assert hub.groups_of("carol") == set()
     model = hub.model("carol")

@@ -20,8 +20,8 @@ from tests.systems.keycloak_hub import until
 from tests.systems.processes import SystemUnavailableError
 from tests.systems.synced_hub import SyncedHub
 
-SOON = 5.0
-LATER = 45.0
+SOON = 60.0  # `bench sync` measures that it is less than 5 s on a machine that is not busy
+LATER = 120.0
 PEOPLE = ("alice", "bob", "carol", "dave", "erin")
 MORE = [f"extra{number}" for number in range(12)]
 
@@ -144,7 +144,7 @@ def test_keycloak_down(hub: SyncedHub, own_keycloak: KeycloakSystem) -> None:
     own_keycloak.stop_daemon()  # a kill would lose what its database has not written yet
     try:
         seen = "/biology" in hub.groups_of("dave")
-        until(lambda: told() > before, SOON * 4, "the service says that Keycloak is down")
+        until(lambda: told() > before, SOON, "the service says that Keycloak is down")
         assert ("/biology" in hub.groups_of("dave")) is seen
         _nobody_lost_anything(hub)
         assert hub.api("GET", "user", token=token).status == 200
@@ -227,7 +227,7 @@ def test_service_killed_and_late(hub: SyncedHub) -> None:
     hub.start_service()
     until(lambda: hub.groups_of("bob") == set(), LATER, "bob has lost it")
     hub.realm.admin.add_member("bob", "/physics/team-a")
-    until(lambda: "/physics" in hub.groups_of("bob"), SOON * 2, "bob has it again")
+    until(lambda: "/physics" in hub.groups_of("bob"), SOON, "bob has it again")
     hub.service.signal(signal.SIGTERM)
     until(lambda: not hub.service.running, SOON, "it has ended")
     assert hub.service_log().rstrip().endswith("Ended")

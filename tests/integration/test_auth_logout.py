@@ -16,7 +16,7 @@ import pytest
 from tests.integration.auth_login import hub_with, query
 from tests.systems.keycloak_hub import KeycloakHub, until
 
-SECONDS = 20
+SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,9 @@ class TestAtTheHub:
     def test_keycloaks_session_ends(self, hub: KeycloakHub) -> None:
         """With no question asked on the way, and back at the hub's own page."""
         with hub.browser() as alice:
+            others = hub.realm.admin.session_ids("alice")
             alice.log_in("alice")
-            assert hub.realm.admin.sessions("alice")
+            assert len(hub.realm.admin.session_ids("alice") - others) == 1
             there = alice.open("hub/logout")
             sent = query(there.headers["Location"])
             assert sent["client_id"] == hub.realm.client_id
@@ -48,7 +49,7 @@ class TestAtTheHub:
             back = alice.get(there.headers["Location"])
             assert back.headers["Location"] == f"{hub.url}hub/logout"
             assert alice.get(back.headers["Location"]).headers["Location"] == "/hub/login"
-            assert hub.realm.admin.sessions("alice") == []
+            assert hub.realm.admin.session_ids("alice") <= others
 
     def test_other_browsers_of_the_session_are_logged_out(self, hub: KeycloakHub) -> None:
         """Keycloak tells the hub, which ends every cookie; API tokens that people made stay."""

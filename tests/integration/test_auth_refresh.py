@@ -14,7 +14,7 @@ from tests.systems.keycloak_hub import Browser, KeycloakHub, until
 
 # so that every request asks Keycloak again, one second after the last time
 CONFIG = "c.Authenticator.auth_refresh_age = 1\n"
-SECONDS = 20
+SECONDS = 60
 
 
 @pytest.fixture(scope="module")

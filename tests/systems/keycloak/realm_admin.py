@@ -223,6 +223,10 @@ class RealmAdmin:
         found: list[dict[str, Any]] = self.api.get(f"{self.path}/users/{self.sub(name)}/sessions")
         return found
 
+    def session_ids(self, name: str) -> set[str]:
+        """The ids of a person's sessions: other tests may have left some."""
+        return {each["id"] for each in self.sessions(name)}
+
     def log_out(self, name: str) -> None:
         """End all sessions of a person; clients are told by the back channel."""
         self.api.post(f"{self.path}/users/{self.sub(name)}/logout")
