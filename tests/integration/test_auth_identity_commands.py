@@ -330,6 +330,22 @@ def test_everybodys_folders(office_with: Callable[..., Office], folder_site: Fol
     assert office.said("audit", "--strict") == "0 wrong, 0 missing\n"
 
 
+def test_what_is_not_made_is_told(
+    office_with: Callable[..., Office], folder_site: FolderSite
+) -> None:
+    """A home that is not directly in the root is left to others, and `ensure-dirs` says whose."""
+    office = office_with(**{
+        "Folders.command": [str(folder_site.command)],
+        "Folders.home_root": str(folder_site.homes),
+        "Identities.home": "/elsewhere/{name}",
+        "Identities.shared_root": str(folder_site.shared),
+    })  # fmt: skip
+    office.said("sync")
+    said = office.said("ensure-dirs")
+    assert "problem  the home of 'alice', '/elsewhere/alice', is left to others" in said
+    assert not list(folder_site.homes.iterdir())
+
+
 def test_without_a_command_for_folders(office_with: Callable[..., Office]) -> None:
     """Where no command makes folders `ensure-dirs` says which setting names one."""
     assert "c.Folders.command" in office_with().said("ensure-dirs", code=1)

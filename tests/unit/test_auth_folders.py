@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import json
+import logging
 import os
 import stat
 import subprocess
@@ -336,6 +337,18 @@ async def test_a_shared_folder_stops_nobody(command: list[str], tmp_path: Path) 
     assert not result.ok
     assert await made.ensure_for(Person()) == ()
     assert await Folders().ensure_for(Person()) == ()
+
+
+async def test_a_home_elsewhere_is_told_once(
+    command: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A home that is not directly in the root is nobody's to make here, and the log says so once."""
+    made = Folders(command=command, home_root="/elsewhere", log=logging.getLogger("folders"))
+    for _ in range(2):
+        assert await made.ensure_for(Person()) == ()
+    (record,) = caplog.records
+    assert "the home of 'alice'" in record.getMessage()
+    assert "c.Folders.home_root, /elsewhere" in record.getMessage()
 
 
 @pytest.mark.parametrize(

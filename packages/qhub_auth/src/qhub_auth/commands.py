@@ -94,14 +94,14 @@ def _nss(arguments: argparse.Namespace) -> Answer:
 
 
 def _ensure_dirs(arguments: argparse.Namespace) -> Answer:
-    results = _on(
-        arguments, lambda site: administering.ensure_dirs(site, dry_run=arguments.dry_run)
-    )
+    done = _on(arguments, lambda site: administering.ensure_dirs(site, dry_run=arguments.dry_run))
+    results = done.results
     quiet = {"unchanged"}
     lines = [f"{each.result:<8} {each.words}" for each in results if each.result not in quiet]
     same = sum(each.result in quiet for each in results)
     bad = any(each.result in {"refused", "failed"} for each in results)
-    return _lines([*lines, f"{same} as they should be"]), bad
+    problems = [f"{'problem':<8} {words}" for words in done.problems]
+    return _lines([*lines, *problems, f"{same} as they should be"]), bad
 
 
 def _audit(arguments: argparse.Namespace) -> Answer:

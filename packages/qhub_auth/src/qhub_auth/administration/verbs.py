@@ -14,13 +14,13 @@ from qhub_auth.directory import Directory, PersonFacts
 from qhub_auth.errors import IdentityError, KeycloakError, KeycloakRefusedError, shown
 from qhub_auth.folders.verbs import Check, Rename, Verb
 from qhub_auth.homes.ensuring import TREE_TIMEOUT_SECONDS, Folders, Result, ensure, follow_ups
-from qhub_auth.homes.plan import SharePlan, home_verb, share_plan
+from qhub_auth.homes.plan import SharePlan, elsewhere_words, home_verb, share_plan
 from qhub_auth.identity import Identity
 from qhub_auth.numbers import nss
 from qhub_auth.numbers.numbered import GroupNumbers, Person
 from qhub_auth.numbers.resolving import GID_ATTRIBUTES, identity_for, membership
 
-__all__ = ["Synced", "audit", "ensure_dirs", "show", "sync", "write_nss"]
+__all__ = ["Ensured", "Synced", "audit", "ensure_dirs", "show", "sync", "write_nss"]
 
 _FEW, _GONE_PERCENT = 5, 20
 _AT_ONCE = 2000
@@ -279,7 +279,20 @@ def _members(found: _Numbered) -> dict[str, set[str]]:
 # --- ensure-dirs
 
 
-async def ensure_dirs(site: Site, *, dry_run: bool = False) -> tuple[Result, ...]:
+@dataclass(frozen=True)
+class Ensured:
+    """What became of homes and shared folders.
+
+    Attributes:
+        results: Of each that was asked for.
+        problems: What was not asked for, and why, in words.
+    """
+
+    results: tuple[Result, ...]
+    problems: tuple[str, ...]
+
+
+async def ensure_dirs(site: Site, *, dry_run: bool = False) -> Ensured:
     """Make the homes of all who have numbers and all shared folders; move those of renamed groups.
 
     Raises:
@@ -306,11 +319,17 @@ async def ensure_dirs(site: Site, *, dry_run: bool = False) -> tuple[Result, ...
     welcome = [each for sub, each in found.people.items() if sub not in found.everybody.refused]
     homes = [home_verb(each, folders.home_root) for each in welcome if each.home]
     verbs: list[Verb] = [*plan.verbs, *(each for each in homes if each is not None)]
+    elsewhere = [
+        elsewhere_words(each, folders.home_root)
+        for each in welcome
+        if each.home and home_verb(each, folders.home_root) is None
+    ]
+    problems = (*plan.problems, *elsewhere)
     if dry_run:
         verbs = [Check(item=each) for each in verbs]  # type: ignore[arg-type]  # only such verbs
     results = await ensure(folders.command, verbs, timeout_seconds=TREE_TIMEOUT_SECONDS)
     if dry_run:
-        return (*stuck, *results)
+        return Ensured((*stuck, *results), problems)
     stayed = [each.verb.target for each in results if isinstance(each.verb, Rename) and not each.ok]
     moved = {
         key: path
@@ -321,7 +340,7 @@ async def ensure_dirs(site: Site, *, dry_run: bool = False) -> tuple[Result, ...
     if moved:
         await asyncio.to_thread(site.identities.store.folder_moved, moved)
     trees = await ensure(folders.command, follow_ups(results), timeout_seconds=TREE_TIMEOUT_SECONDS)
-    return (*stuck, *results, *trees)
+    return Ensured((*stuck, *results, *trees), problems)
 
 
 async def _stuck(folders: Folders, plan: SharePlan) -> tuple[Result, ...]:

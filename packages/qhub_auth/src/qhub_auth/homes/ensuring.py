@@ -19,7 +19,7 @@ from traitlets.config import LoggingConfigurable
 
 from qhub_auth.errors import FoldersError, shown
 from qhub_auth.folders.verbs import Home, Share, Tree, Verb, line_of
-from qhub_auth.homes.plan import NumberedPerson, SharePlan, home_verb
+from qhub_auth.homes.plan import NumberedPerson, SharePlan, elsewhere_words, home_verb
 
 __all__ = ["COMMAND", "Folders", "Result", "ensure", "follow_ups"]
 
@@ -183,6 +183,7 @@ class Folders(LoggingConfigurable):
         super().__init__(**kwargs)
         self.clock: Callable[[], float] = time.monotonic
         self._fresh: dict[Verb, float] = {}
+        self._told: set[str] = set()
         self._waiting: list[tuple[tuple[Verb, ...], asyncio.Future[tuple[Result, ...]]]] = []
         self._running: asyncio.Task[None] | None = None
 
@@ -204,6 +205,9 @@ class Folders(LoggingConfigurable):
         if not self.command:
             return ()
         made = home_verb(person, self.home_root)
+        if made is None and person.home and person.home not in self._told:
+            self._told.add(person.home)
+            self.log.warning("Folders: %s", elsewhere_words(person, self.home_root))
         verbs = (*((made,) if made else ()), *(plan.only(paths) if plan else ()))
         results = await self.ensure(verbs)
         for each in results:

@@ -22,6 +22,7 @@ __all__ = [
     "SharePlan",
     "archive_group",
     "archive_person",
+    "elsewhere_words",
     "home_verb",
     "share_plan",
     "tree_verbs",
@@ -151,6 +152,14 @@ def home_verb(person: NumberedPerson, home_root: str) -> Home | None:
     if folder != home_root.rstrip("/") or not name:
         return None
     return Home(name=name, uid=person.uid, gid=person.gid)
+
+
+def elsewhere_words(person: NumberedPerson, home_root: str) -> str:
+    """Return what to tell of a home that is not made, because it is not directly in `home_root`."""
+    return (
+        f"the home of {shown(person.name)}, {shown(person.home)}, is left to others: only what is "
+        f"directly in c.Folders.home_root, {home_root}, is made"
+    )
 
 
 def archive_person(person: NumberedPerson, home_root: str) -> Archive | None:
