@@ -11,12 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.systems.processes import SystemUnavailableError
 
 FAILURES = Path(__file__).parents[1] / "build" / "tests" / "failures.log"
 REQUIRED = bool(os.environ.get("QHUB_SYSTEMS_REQUIRED") or os.environ.get("CI"))
 
+
+# How long an example takes says nothing on a machine that others use too.
+settings.register_profile(
+    "shared machine",
+    parent=settings.get_profile(settings.get_current_profile_name()),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("shared machine")
 
 # By each mark: fixtures and parameters that mean its system, and words in the names of a test or
 # its file, for a system that is started in the test itself.

@@ -43,8 +43,18 @@ def jobs_of(slurm: Any, user: str = "alice") -> dict[int, tuple[str, str]]:
 
 
 def started(hub: Any, choice: object = None) -> None:
-    """Start alice's server and wait until it is ready."""
-    answer = hub.start_server("alice", choice or {})
+    """Start alice's server and wait until it is ready.
+
+    Stock gives up some starts by itself where the machine is busy, with a 500: those are repeated.
+    """
+    answer = wait_until(
+        lambda: (
+            (said := hub.start_server("alice", choice or {})).status in {201, 202, 400} and said
+        ),
+        120,
+        "a start",
+        poll_seconds=2,
+    )
     assert answer.status in {201, 202}, answer.text
     hub.wait_ready("alice")
 

@@ -125,9 +125,12 @@ def pods_by_owner(hub: KubernetesHub) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def start(hub: KubernetesHub, name: str, server: str = "", body: object = None) -> Answer:
-    """Ask for a server, with the name as one part of the address."""
+    """Ask for a server, with the name as one part of the address.
+
+    Without a body the hub would take what was chosen the last time, in another test.
+    """
     path = f"users/{quoted(name)}/" + (f"servers/{quoted(server)}" if server else "server")
-    return hub.api("POST", path, body)
+    return hub.api("POST", path, {"profile": "lab"} if body is None else body)
 
 
 def stop_all(hub: KubernetesHub) -> None:
@@ -146,10 +149,14 @@ def stop_all(hub: KubernetesHub) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_servers_left(hub: KubernetesHub) -> Iterator[None]:
-    """Begin each test without servers, whatever became of the one before."""
+def nothing_left(hub: KubernetesHub) -> Iterator[None]:
+    """Begin each test with alice and no servers, whatever became of the one before."""
     yield
     stop_all(hub)
+    for person in hub.api("GET", "users?limit=500").json:
+        if person["name"] != "alice":
+            answer = hub.api("DELETE", f"users/{quoted(person['name'])}")
+            assert answer.status == 204, (person["name"], answer.status, answer.text)
 
 
 def made_people(answers: Answers, names: Mapping[str, str]) -> list[str]:
@@ -256,7 +263,7 @@ def test_names_in_running_pods(hub: KubernetesHub, folder: Path) -> None:
     """The kubelet mounts each person's own folder, and the server knows its person's name."""
     for name in RUN:
         home = folder / "homes" / path_part(name)
-        home.mkdir()
+        home.mkdir(exist_ok=True)
         os.chown(home, 1000, 1000)
     hub.cluster.kubectl("label", "node", hub.cluster.node, f"{LABEL}=open")
     try:

@@ -455,3 +455,11 @@ def test_numbers(value: str, number: int | None) -> None:
     """Only what is plainly a number is one."""
     assert read.number([value]) == number
     assert read.number([]) is None
+
+
+@pytest.mark.parametrize("reading", [read.account, read.group])
+@pytest.mark.parametrize("answer", [[], "text", None, 1])
+def test_an_answer_of_another_shape(reading: Callable[[object], object], answer: object) -> None:
+    """What is no object where one was asked for is an answer that says nothing, not a fault of ours."""
+    with pytest.raises(KeycloakUnavailableError, match="is an object, but it is"):
+        reading(answer)

@@ -501,3 +501,22 @@ async def test_broken_lists_do_not_slow_events_down() -> None:
     world.keycloak.put("s1", "/d")
     await world.settle(2)
     assert world.hub.groups["s1"] == {"/d"}
+
+
+async def test_broken_people_do_not_keep_lists_from_being_compared() -> None:
+    """While somebody whom an event names cannot be read, everybody else is compared all the same."""
+    world = World()
+    await world.settle()
+
+    async def broken(sub: str) -> Member | None:
+        raise KeycloakUnavailableError("no person")
+
+    world.keycloak.member = broken  # type: ignore[method-assign]
+    world.keycloak.put("s1", "/a/b", "/d")  # nobody loses anything, so nobody is asked for again
+    await world.settle(2)
+    assert world.syncing.keycloak.failures
+    world.hub.groups["s2"], world.hub.digests["s2"] = frozenset(), "of another day"
+    world.syncing.want_full("test")
+    await world.settle()
+    assert world.syncing.keycloak.failures
+    assert world.hub.groups["s2"] == AB

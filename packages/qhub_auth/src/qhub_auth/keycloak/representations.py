@@ -180,12 +180,14 @@ def number(values: Iterable[str]) -> int | None:
     return int(first) if plain else None
 
 
-def account(data: Mapping[str, Any]) -> Account:
+def account(data: object) -> Account:
     """Read a ``UserRepresentation``, a full one if the attributes count.
 
     Raises:
         KeycloakUnavailableError: It is not one.
     """
+    if not isinstance(data, dict):
+        raise _refuse("a user is an object", data)
     enabled = data.get("enabled")
     if not isinstance(enabled, bool):
         raise _refuse("a user has 'enabled', true or false", enabled)
@@ -205,12 +207,14 @@ def account(data: Mapping[str, Any]) -> Account:
     )
 
 
-def group(data: Mapping[str, Any]) -> GroupRecord:
+def group(data: object) -> GroupRecord:
     """Read a ``GroupRepresentation``, a full one if attributes and roles count.
 
     Raises:
         KeycloakUnavailableError: It is not one.
     """
+    if not isinstance(data, dict):
+        raise _refuse("a group is an object", data)
     path = _text(data, "path", "group")
     if not path.startswith("/"):
         raise _refuse("the path of a group begins with a slash", path)

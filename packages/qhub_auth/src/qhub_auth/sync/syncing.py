@@ -123,10 +123,12 @@ class Syncing:
     async def step(self) -> None:
         """Do what is due."""
         now = time.monotonic()
+        # asked before the events are: one that fails each time keeps nobody from comparing
+        may_read = self._reading is None and self._may_read()
         if now >= self._poll_due and self.keycloak.ready:
             self._poll_due = now + self.rhythm.poll
             await self._guarded(self.keycloak, self._follow())
-        if self._reading is None and now >= self._full_due and self._may_read():
+        if may_read and now >= self._full_due:
             self._begin_full()
         if self._reading is not None and self._reading.done():
             await self._guarded(self.lists, self._finish_full())
