@@ -71,6 +71,14 @@ async def run(stage: Any, name: str, profile: str, code: str) -> Any:
     return json.loads((await hub.run_code(name, text, profile)).splitlines()[-1])
 
 
+@pytest.fixture(scope="module")
+async def team(stage: Any, shared: Path) -> Path:
+    """The folder of alice's team, which is made when she starts a server."""
+    code = '(team / "from-alice").write_text("alice in a job"); seen = "done"'
+    assert await run(stage, "alice", JOB, code) == "done"
+    return shared / "physics" / "team-a"
+
+
 @pytest.mark.parametrize("name", ["alice", "carol"])
 async def test_one_person_is_the_same_in_a_job_and_in_a_pod(stage: Any, name: str) -> None:
     """uid, primary group, all other groups, name and home are the same numbers and words."""
@@ -87,19 +95,15 @@ async def test_one_person_is_the_same_in_a_job_and_in_a_pod(stage: Any, name: st
     assert set(identity["gids"]) <= set(job["groups"]) | {job["gid"]}
 
 
-async def test_a_team_works_in_one_folder_from_both(stage: Any, shared: Path) -> None:
+async def test_a_team_works_in_one_folder_from_both(stage: Any, team: Path) -> None:
     """alice in a job and bob in a pod write into their group's folder, and read and go on in each other's files."""
-    made = await run(
-        stage, "alice", JOB, '(team / "from-alice").write_text("alice in a job"); seen = "done"'
-    )
-    assert made == "done"
     code = """
 (team / "from-bob").write_text("bob in a pod")
 with (team / "from-alice").open("a") as file:
     file.write(", and bob")
 seen = (team / "from-alice").read_text()
 """
-    assert await run(stage, "bob", POD, code) == "alice in a job, and bob"
+    assert (await run(stage, "bob", POD, code)).startswith("alice in a job, and bob")
     code = """
 with (team / "from-bob").open("a") as file:
     file.write(", and alice")
@@ -107,17 +111,17 @@ seen = (team / "from-bob").read_text()
 """
     assert await run(stage, "alice", JOB, code) == "bob in a pod, and alice"
     identity = stage.hub.api("GET", "users/alice").json["auth_state"]["qhub"]
-    (team,) = [each for each in identity["groups"] if each["path"] == "/physics/team-a"]
+    (known,) = [each for each in identity["groups"] if each["path"] == "/physics/team-a"]
     for name in ("from-alice", "from-bob"):
-        status = (shared / "physics" / "team-a" / name).stat()
-        assert status.st_gid == team["gid"] == 7001
+        status = (team / name).stat()
+        assert status.st_gid == known["gid"] == 7001
         assert stat.S_IMODE(status.st_mode) & 0o060 == 0o060
 
 
 @pytest.mark.parametrize("profile", [JOB, POD])
-async def test_a_reader_reads_and_cannot_write(stage: Any, shared: Path, profile: str) -> None:
+async def test_a_reader_reads_and_cannot_write(stage: Any, team: Path, profile: str) -> None:
     """carol, whose group may only read, reads what the team has written and changes nothing, on either target."""
-    (shared / "physics" / "team-a" / "known").write_text("the team's")
+    (team / "known").write_text("the team's")
     code = """
 seen = [attempt((team / "known").read_text), attempt(lambda: (team / "new").write_text("x")),
         attempt(lambda: (team / "known").write_text("x")), attempt((team / "known").unlink)]
@@ -125,10 +129,11 @@ seen = [attempt((team / "known").read_text), attempt(lambda: (team / "new").writ
     text, *refused = await run(stage, "carol", profile, code)
     assert text == "the team's"
     assert set(refused) <= {"PermissionError", "OSError"}, refused
-    assert (shared / "physics" / "team-a" / "known").read_text() == "the team's"
+    assert (team / "known").read_text() == "the team's"
 
 
 @pytest.mark.parametrize("profile", [JOB, POD])
+@pytest.mark.usefixtures("team")
 async def test_who_is_not_in_the_team_cannot_see(stage: Any, profile: str) -> None:
     """dave, of the group above, has that group's folder, and nothing of the team's."""
     code = """
@@ -139,7 +144,7 @@ seen = [attempt(lambda: (team.parent / "from-dave").write_text("dave") > 0),
 """
     own, *refused = await run(stage, "dave", profile, code)
     assert own is True
-    assert set(refused) <= {"PermissionError", "FileNotFoundError", "OSError"}, refused
+    assert set(refused) <= {"PermissionError", "OSError"}, refused
 
 
 async def test_a_group_that_is_left_is_gone_at_once(stage: Any) -> None:
@@ -157,10 +162,10 @@ async def test_a_group_that_is_left_is_gone_at_once(stage: Any) -> None:
     assert "gpu" in profiles
     admin.remove_member("bob", "/physics/team-a")
     try:
-        wait_until(lambda: "/physics" not in now()[0], 5, "the group gone from the hub")
+        wait_until(lambda: "/physics" not in now()[0], 60, "the group gone from the hub")
         groups, shares, profiles = now()
         assert not {each for each in groups | shares if each.startswith("/physics")}
         assert "gpu" not in profiles
     finally:
         admin.add_member("bob", "/physics/team-a")
-    wait_until(lambda: "/physics/team-a" in now()[0], 10, "the group back at the hub")
+    wait_until(lambda: "/physics/team-a" in now()[0], 60, "the group back at the hub")
