@@ -19,6 +19,18 @@ from qhub_spawner.slurm.script import Submission
 
 
 @dataclass(frozen=True)
+class Cancellation:
+    """One job to cancel, or some tasks of a job array.
+
+    `name` must be the job's, or it is left alone. Without `tasks` a job array is cancelled whole.
+    """
+
+    job_id: int
+    name: str
+    tasks: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Machines:
     """One whole answer about nodes; a node stands once for each of its partitions."""
 
@@ -82,6 +94,29 @@ class Door(ABC):
         """Cancel the job of that id and name as `user`, or send it a signal.
 
         A job that is already over, or another job that now has the id, is left alone.
+        """
+
+    @abstractmethod
+    async def task_endings(
+        self, array_ids: Collection[int]
+    ) -> Mapping[int, Mapping[int, JobEnding]]:
+        """Return what accounting says of the tasks of job arrays, by the array's id and the task.
+
+        A task that was cancelled while it waited may be missing, or stand as waiting for ever.
+
+        Raises:
+            AccountingSilentError: The cluster keeps no accounting.
+        """
+
+    @abstractmethod
+    async def array(self, array_id: int) -> Sequence[Job]:
+        """Return the lines that the controller itself has of a job array; none if it is gone."""
+
+    @abstractmethod
+    async def cancel_many(self, user: str, jobs: Sequence[Cancellation]) -> None:
+        """Cancel jobs and tasks of `user` in as few calls as the transport allows.
+
+        Those that are over, or have another name, are left alone.
         """
 
     @abstractmethod
