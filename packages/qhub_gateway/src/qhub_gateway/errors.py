@@ -15,6 +15,9 @@ __all__ = [
     "LimitReachedError",
     "QHubGatewayError",
     "RequestRefusedError",
+    "StartRefusedError",
+    "StopUnconfirmedError",
+    "TargetSilentError",
     "TokenRefusedError",
 ]
 
@@ -54,3 +57,15 @@ class HubUnavailableError(QHubGatewayError):
 
 class TokenRefusedError(QHubGatewayError):
     """A token is not accepted; the text says why, without the token."""
+
+
+class StartRefusedError(QHubGatewayError):
+    """A target does not start what it was asked to, and says why, in words for the person."""
+
+
+class TargetSilentError(QHubGatewayError):
+    """A target gave no usable answer: nothing was started, and nothing may be concluded."""
+
+
+class StopUnconfirmedError(QHubGatewayError):
+    """A target has not agreed yet that everything has ended; it is asked again."""

@@ -8,7 +8,8 @@ one JSON document on standard input, so that nothing of it is in a process list.
 verbs, and nothing that a request holds becomes a program, a path or a word of a shell:
 
 - ``submit``: ``arguments`` (long options of sbatch, each of the closed list below), ``script``,
-  ``environment``, and ``array_size`` for a job array of so many tasks. The environment goes to sbatch by a file descriptor without a name;
+  ``environment``, and ``array_size`` for a job array of so many tasks. The environment goes to
+  sbatch by a file descriptor without a name;
 - ``estimate``: as submit, but only asks when the job would start (``sbatch --test-only``);
 - ``cancel``: ``job_id``, ``name`` and ``signal`` (``TERM`` or none). Only a job of that id *and*
   that name is cancelled, and only if the name is one of qhub's;

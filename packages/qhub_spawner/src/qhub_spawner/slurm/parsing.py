@@ -22,8 +22,8 @@ from qhub_spawner.slurm.capacity import Node, parse_gres
 from qhub_spawner.slurm.jobs import GarbledAnswerError, Job, JobEnding, JobState, read_tasks
 
 SEPARATOR = "|"
-# man squeue 22.05, --format: id (of an array with its tasks), state, reason, user, partition, nodes, cpus, priority, gres,
-# submit, start, end, time limit, node list, batch host; the name comes last.
+# man squeue 22.05, --format: id (of an array with its tasks), state, reason, user, partition,
+# nodes, cpus, priority, gres, submit, start, end, time limit, node list, batch host; name last.
 _QUEUE_FIELDS = "%i|%T|%r|%u|%P|%D|%C|%Q|%b|%V|%S|%e|%l|%N|%B|%j"
 _QUEUE_WIDTH = _QUEUE_FIELDS.count(SEPARATOR) + 1
 _KEPT_RECORDS = 16_384

@@ -1,0 +1,84 @@
+"""The hub's side, in one call from ``jupyterhub_config.py``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qhub_gateway.configuration import Addresses, environment
+from qhub_gateway.rights import CREATE_SCOPE, SEE_SCOPE, STOP_SCOPE
+from qhub_spawner.identity import SCOPE as IDENTITY_SCOPE
+
+__all__ = ["gateway"]
+
+
+def gateway(
+    c: Any,  # noqa: ANN401 - traitlets' configuration
+    *,
+    api_token: str,
+    address: str,
+    proxy_address: str = "",
+    public_address: str = "",
+    name: str = "dask-gateway",
+    groups: tuple[str, ...] = (),
+) -> None:
+    """Let the hub's people use a gateway that runs beside the hub.
+
+    It makes a service of the hub, gives it what it needs to know who people are, lets people's
+    tokens be used for it, and tells servers where it is. A server's own token needs nothing.
+
+    Args:
+        c: The hub's configuration.
+        api_token: The gateway's own token, as in its ``JUPYTERHUB_API_TOKEN``.
+        address: Of the gateway, as servers reach it, e.g. ``https://hub.example.org/gateway``.
+        proxy_address: Where schedulers are reached, e.g. ``hub.example.org:8786``.
+        public_address: Of the gateway as a browser reaches it; as `address` if empty.
+        name: The hub's name of the gateway, as in its ``JUPYTERHUB_SERVICE_NAME``.
+        groups: The hub groups whose members may use their tokens for it; everybody if empty.
+
+    Raises:
+        ValueError: There is no token.
+        QHubGatewayError: An address is none.
+    """
+    if not api_token:
+        raise ValueError("gateway: the gateway needs a token of its own, api_token")
+    addresses = Addresses(address, proxy_address, public_address)
+    hub = c.JupyterHub
+    _add(hub, "services", {"name": name, "api_token": api_token})
+    hub.custom_scopes = {
+        **dict(_set(hub, "custom_scopes", {})),
+        IDENTITY_SCOPE: {"description": "Read who people are: groups, numbers and servers"},
+        CREATE_SCOPE: {"description": "Make Dask clusters"},
+        SEE_SCOPE: {"description": "See the Dask clusters of everyone"},
+        STOP_SCOPE: {
+            "description": "See and stop the Dask clusters of everyone",
+            "subscopes": [SEE_SCOPE],
+        },
+    }
+    _add(hub, "load_roles", {"name": name, "services": [name], "scopes": [IDENTITY_SCOPE]})
+    access = f"access:services!service={name}"
+    if groups:
+        role = {"name": f"{name}-users", "groups": list(groups), "scopes": [access]}
+        _add(hub, "load_roles", role)
+    else:
+        _let_everybody(hub, access)
+    variables = dict(_set(c.Spawner, "environment", {}))
+    c.Spawner.environment = {**environment(addresses), **variables}
+
+
+def _let_everybody(hub: Any, scope: str) -> None:  # noqa: ANN401 - a section of traitlets
+    """Add a scope to the role that every user has."""
+    roles = list(_set(hub, "load_roles", []))
+    own = next((role for role in roles if role.get("name") == "user"), None)
+    rest = [role for role in roles if role is not own]
+    scopes = [*(own or {}).get("scopes", ["self"]), scope]
+    hub.load_roles = [*rest, {**(own or {"name": "user"}), "scopes": scopes}]
+
+
+def _set(section: Any, name: str, otherwise: Any) -> Any:  # noqa: ANN401 - a section of traitlets
+    """Return what a setting was set to, and not a lazy value that traitlets would make."""
+    value = section[name] if name in section else otherwise  # noqa: SIM401 - no dict, its get differs
+    return otherwise if type(value).__name__ == "LazyConfigValue" else value
+
+
+def _add(section: Any, name: str, value: dict[str, Any]) -> None:  # noqa: ANN401 - a section of traitlets
+    setattr(section, name, [*_set(section, name, []), value])

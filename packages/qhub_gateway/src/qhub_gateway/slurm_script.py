@@ -1,0 +1,148 @@
+"""The batch scripts of schedulers and workers. Pure.
+
+As in `qhub_spawner.slurm.script`, a person's value never stands in a script. The cluster's key
+and certificate arrive in the job's environment, which only its account can read; the script hands
+them on in files that have no name, only a descriptor of the script's shell, and drops them from the
+environment. However the job ends, nothing is left; nothing secret is ever on a shared file system,
+in an argument, or in accounting.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+
+from qhub_gateway.requests import ClusterRequest, Size
+from qhub_gateway.targets.target import WORKER_NAME
+from qhub_spawner.profiles import Profile
+from qhub_spawner.slurm.script import LOG_FOLDER, Defaults, options_of
+
+TLS_CERT = "QHUB_GATEWAY_TLS_CERT"
+TLS_KEY = "QHUB_GATEWAY_TLS_KEY"
+_COMM = "DASK_DISTRIBUTED__COMM__TLS"
+
+
+def comment(gateway_id: str, user: str, cluster: str, role: str) -> str:
+    """Return a job's comment: whose it is, for people and for `sacct`."""
+    owner = {"qhub-gateway": gateway_id, "user": user, "cluster": cluster, "role": role}
+    return json.dumps(owner, ensure_ascii=True, separators=(",", ":"))
+
+
+def options(
+    request: ClusterRequest, size: Size, defaults: Defaults, *, scheduler: bool
+) -> dict[str, str | None]:
+    """Return sbatch's options of a scheduler or a worker.
+
+    A job that Slurm starts again by itself would be a stranger to its cluster: none is, the gateway
+    replaces workers.
+    """
+    profile = request.profile
+    changes = {"cpu": size.cpu, "memory": size.memory, "nodes": size.nodes}
+    changes["walltime"] = request.walltime
+    if scheduler:
+        changes["gpu"] = None
+        if profile.slurm is not None:
+            block = profile.slurm.model_copy(update={"gres": None, "exclusive": False})
+            changes["slurm"] = block
+    elif profile.gpu is not None and size.gpus:
+        changes["gpu"] = profile.gpu.model_copy(update={"count": size.gpus})
+    elif not size.gpus:
+        changes["gpu"] = None
+    found = options_of(_changed(profile, changes), replace(defaults))
+    found.setdefault("no-requeue", None)
+    return found
+
+
+def _changed(profile: Profile, changes: dict[str, object]) -> Profile:
+    return profile.model_copy(update=changes)
+
+
+def scheduler_script(
+    profile: Profile, cluster: str, argv: Sequence[str], defaults: Defaults
+) -> str:
+    """Return the batch script of a scheduler."""
+    return _script(profile, cluster, "scheduler", "SCHEDULER", shlex.join(argv), defaults, ())
+
+
+def worker_script(
+    profile: Profile, cluster: str, argv: Sequence[str], names: Sequence[str], defaults: Defaults
+) -> str:
+    """Return the batch script of a job array: task N is the worker that `names` has at N."""
+    words = ['"$qhub_worker"' if word == WORKER_NAME else shlex.quote(word) for word in argv]
+    choose = (
+        f"qhub_workers=({shlex.join(names)})",
+        'qhub_worker="${qhub_workers[$SLURM_ARRAY_TASK_ID]}"',
+    )
+    return _script(profile, cluster, "worker", "WORKER", " ".join(words), defaults, choose)
+
+
+def _script(
+    profile: Profile,
+    cluster: str,
+    kind: str,
+    role: str,
+    command: str,
+    defaults: Defaults,
+    choose: Sequence[str],
+) -> str:
+    block = profile.slurm
+    prologue = "\n".join(filter(None, (defaults.prologue, block.prologue if block else "")))
+    epilogue = "\n".join(filter(None, (block.epilogue if block else "", defaults.epilogue)))
+    modules = block.modules if block else ()
+    log = '"$qhub_log/scheduler.log"' if kind == "scheduler" else '"$qhub_log/$qhub_worker.log"'
+    lines = [
+        "#!/bin/bash",
+        f"# The {kind} of a Dask cluster; sbatch's options were given beside this script.",
+        'export HOME="${HOME:-$(cd ~ && pwd)}"',
+        'export USER="${USER:-$(id -un)}"',
+        'export LOGNAME="${LOGNAME:-$USER}" SHELL="${SHELL:-/bin/bash}"',
+        'cd "$HOME" || cd /',
+        *choose,
+        f'qhub_log="$HOME/{LOG_FOLDER}/dask/"{shlex.quote(cluster)}',
+        f'if (umask 077; mkdir -p "$qhub_log" && : >>{log}); then',
+        f"  exec >>{log} 2>&1",
+        "fi",
+        "# the cluster's certificate and key: in files without a name, which end with this shell",
+        *_nameless("8", TLS_CERT),
+        *_nameless("9", TLS_KEY),
+        f"unset {TLS_CERT} {TLS_KEY}",
+        f'export {_COMM}__CA_FILE="/proc/$$/fd/8"',
+        f'export {_COMM}__{role}__CERT="/proc/$$/fd/8"',
+        f'export {_COMM}__{role}__KEY="/proc/$$/fd/9"',
+    ]
+    if modules:
+        lines += [
+            "# modules are a shell function that a login shell would have",
+            "type module >/dev/null 2>&1 || . /etc/profile",
+            f"module load {shlex.join(modules)}",
+        ]
+    if prologue:
+        lines += ["# prologue", prologue]
+    if profile.environment.prefix is not None:
+        lines.append(f'export PATH={shlex.quote(f"{profile.environment.prefix}/bin")}:"$PATH"')
+    lines += [
+        f"{command} &",
+        "qhub_dask=$!",
+        "trap 'qhub_signal=1; kill -TERM \"$qhub_dask\" 2>/dev/null' TERM INT",
+        "# a signal ends a wait, not the process; of one that was waited for, wait says 127",
+        "qhub_signal=1 qhub_status=127",
+        'while [ -n "$qhub_signal" ]; do',
+        '  qhub_signal=; wait "$qhub_dask"; qhub_waited=$?',
+        '  [ "$qhub_waited" -eq 127 ] || qhub_status=$qhub_waited',
+        "done",
+    ]
+    if epilogue:
+        lines += ["# epilogue", epilogue]
+    lines.append('exit "$qhub_status"')
+    return "\n".join(lines) + "\n"
+
+
+def _nameless(descriptor: str, variable: str) -> tuple[str, ...]:
+    """Return the lines that put a variable into a file without a name (printf is the shell's)."""
+    return (
+        'qhub_file="$(mktemp "${TMPDIR:-/tmp}/qhub-dask-XXXXXXXXXX")" || exit 1',
+        f'exec {descriptor}<>"$qhub_file" && rm -f -- "$qhub_file" || exit 1',
+        f'printf %s "${variable}" >&{descriptor}',
+    )

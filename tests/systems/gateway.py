@@ -1,0 +1,185 @@
+"""A real Dask-Gateway with qhub's backend as a process of its own, on a Slurm system or alone.
+
+The proxy is started apart from the gateway, so that the gateway alone may be killed and started again.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qhub_spawner.slurm import door_command
+
+from .processes import Daemon, Ports, listening
+from .userenv import dask_environment
+
+CONFIG = """
+from qhub_gateway.options import ProfileOptions
+from qhub_gateway.requests import Owner, Site
+from qhub_spawner.catalogue import Catalogue
+from qhub_spawner.profiles import Profile
+
+c.DaskGateway.backend_class = "qhub_gateway.backend.QHubGatewayBackend"
+c.DaskGateway.authenticator_class = "dask_gateway_server.auth.SimpleAuthenticator"
+c.SimpleAuthenticator.password = "{password}"
+c.DaskGateway.address = "127.0.0.1:{api_port}"
+c.DaskGateway.log_level = "DEBUG"
+c.Proxy.address = "127.0.0.1:{port}"
+c.Proxy.tcp_address = "127.0.0.1:{tcp_port}"
+c.Proxy.externally_managed = True
+c.QHubGatewayBackend.db_url = "sqlite:///{folder}/gateway.sqlite"
+c.QHubGatewayBackend.stop_clusters_on_shutdown = False
+c.QHubGatewayBackend.cluster_heartbeat_period = 5
+c.QHubGatewayBackend.cluster_heartbeat_timeout = 60
+c.QHubGatewayBackend.gateway_id = "{gateway_id}"
+
+catalogue = Catalogue(tuple(Profile.model_validate(each) for each in {profiles!r}))
+
+
+def options_of(user):
+    return ProfileOptions(catalogue, Owner(name=user.name), site=Site())
+
+
+c.QHubGatewayBackend.cluster_options = options_of
+"""
+
+
+class GatewaySystem:
+    """One gateway and its proxy.
+
+    Attributes:
+        folder: Where everything of it stands.
+        url: Where clients come in.
+        proxy_address: Where schedulers are reached, for clients.
+        password: What anybody logs in with, by any name.
+    """
+
+    def __init__(
+        self, folder: Path, *, slurm: Any = None, transport: str = "command-line", config: str = ""
+    ) -> None:
+        """Write the configuration; nothing is started.
+
+        Args:
+            folder: An empty folder for it.
+            slurm: The Slurm system that clusters run on; beside the gateway without one.
+            transport: How the gateway talks to Slurm.
+            config: More lines of configuration, which win.
+        """
+        self.folder = folder
+        self.ports = Ports()
+        api, http, tcp = self.ports.reserve(3)
+        self.url, self.proxy_address = f"http://127.0.0.1:{http}", f"gateway://127.0.0.1:{tcp}"
+        self.password, self._http = secrets.token_hex(8), http
+        self.gateway_id = f"g{secrets.token_hex(4)}"
+        prefix = str(dask_environment())
+        block: dict[str, Any] = {"slurm": {"partition": "general"}} if slurm else {"local": {}}
+        profile = {
+            "slug": "small",
+            "display_name": "Small",
+            "cpu": 1,
+            "memory": "200 MiB",
+            "environment": {"prefix": prefix},
+            **({"walltime": "1h"} if slurm else {}),
+            **block,
+        }
+        text = CONFIG.format(
+            password=self.password,
+            api_port=api,
+            port=http,
+            tcp_port=tcp,
+            folder=folder,
+            gateway_id=self.gateway_id,
+            profiles=[profile],
+        )
+        text += self._slurm(slurm, transport) if slurm else self._local()
+        (folder / "config.py").write_text(text + config)
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "DASK_GATEWAY_PROXY_TOKEN": secrets.token_hex(16),
+            "DASK_GATEWAY_ENCRYPT_KEYS": base64.b64encode(secrets.token_bytes(32)).decode(),
+        }
+        self.proxy = self._daemon("proxy", ["proxy"], http, environment)
+        self.gateway = self._daemon("gateway", [], api, environment)
+
+    def _daemon(
+        self, name: str, words: list[str], port: int, environment: Mapping[str, str]
+    ) -> Daemon:
+        argv = [sys.executable, "-m", "dask_gateway_server", *words]
+        return Daemon(
+            name=name,
+            argv=[*argv, f"--config={self.folder}/config.py"],
+            log=self.folder / f"{name}.log",
+            record=self.folder / f"{name}.pid",
+            ready=lambda: listening(port),
+            environment=environment,
+            deadline_seconds=60,
+        )
+
+    def _local(self) -> str:
+        return (
+            'c.QHubGatewayBackend.backends = ["local"]\n'
+            f'c.QHubGatewayBackend.local_folder = "{self.folder}/local"\n'
+        )
+
+    def _slurm(self, slurm: Any, transport: str) -> str:
+        lines = [
+            f'c.SlurmBackend.transport = "{transport}"',
+            f'c.SlurmBackend.slurm_conf = "{slurm.slurm_conf}"',
+        ]
+        if transport == "rest":
+            lines += [
+                f'c.SlurmBackend.rest_url = "{slurm.rest_url}"',
+                'c.SlurmBackend.rest_user = "slurm"',
+                f'c.SlurmBackend.jwt_key_file = "{slurm.jwt_key}"',
+            ]
+        else:
+            # root's own sudo stands in for the sudo rule
+            door = self.folder / "door"
+            door.write_text(Path(door_command.__file__).read_text(encoding="utf-8"))
+            door.chmod(0o755)
+            lines.append(f'c.SlurmBackend.door_command = "{door}"')
+        return "\n".join([*lines, ""])
+
+    def start(self) -> None:
+        """Start the proxy and the gateway, or what of them does not run."""
+        for daemon in (self.proxy, self.gateway):
+            daemon.launch()
+        for daemon in (self.proxy, self.gateway):
+            daemon.wait_ready()
+
+    def stop(self) -> None:
+        """End both; clusters go on."""
+        self.gateway.end()
+        self.proxy.end()
+        self.ports.release()
+
+    def api(self, method: str, path: str, user: str, body: Any = None) -> tuple[int, Any]:
+        """Ask the gateway's API as `user`; returns the status and the JSON."""
+        basic = base64.b64encode(f"{user}:{self.password}".encode()).decode()
+        request = urllib.request.Request(
+            f"{self.url}/api/v1/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Basic {basic}", "Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                text = answer.read()
+                return answer.status, json.loads(text) if text else None
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode(errors="replace")
+
+    def log(self) -> str:
+        """Return what the gateway has written."""
+        return (self.folder / "gateway.log").read_text(errors="replace")
