@@ -11,14 +11,30 @@ from typing import Any
 
 import pytest
 
+from tests.systems.dask_client import run_client
 from tests.systems.gateway import GatewaySystem
 from tests.systems.processes import wait_until
 
-# the client's own sockets and threads are closed by its finalizers
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.timeout(300),
-]
+pytestmark = pytest.mark.timeout(300)
+
+NEW = """
+cluster = client.new_cluster(shutdown_on_close=False)
+cluster.scale(values["workers"])
+dask = cluster.get_client(set_as_default=False)
+dask.wait_for_workers(min(values["workers"], values.get("wait_for", 1000)), timeout=90)
+assert sum(dask.gather(dask.map(lambda x: x * x, range(20)))) == 2470
+answer = cluster.name
+"""
+AGAIN = """
+cluster = client.connect(values["name"], shutdown_on_close=False)
+dask = cluster.get_client(set_as_default=False)
+if "workers" in values:
+    cluster.scale(values["workers"])
+    dask.wait_for_workers(values["workers"], timeout=90)
+answer = dask.submit(sum, [1, 2, 3]).result(timeout=30)
+"""
+SCALE = 'client.scale_cluster(values["name"], values["workers"])'
+STOP = 'client.stop_cluster(values["name"])'
 
 
 @pytest.fixture
@@ -38,106 +54,100 @@ def gateway_on(slurm: Any) -> Iterator[Callable[..., GatewaySystem]]:
         gateway.stop()
         shutil.rmtree(gateway.folder)
     slurm.run(["scancel", "--user=alice"])
-    slurm.run(["scancel", "--user=bob"])
+    wait_until(lambda: not squeue(slurm), 60, "the end of every job")
 
 
-def client_of(gateway: GatewaySystem, user: str = "alice") -> Any:
-    """Return the stock client."""
-    from dask_gateway import BasicAuth, Gateway
-
-    return Gateway(
-        gateway.url,
-        proxy_address=gateway.proxy_address,
-        auth=BasicAuth(user, gateway.password),
-    )
-
-
-def squeue(slurm: Any) -> list[tuple[str, str, str, str]]:
-    """Return id, name, state and user of every job that is not over."""
+def squeue(slurm: Any) -> dict[str, tuple[str, str, str]]:
+    """Return name, state and user of every job that is not over, by its id."""
     lines = slurm.run(["squeue", "-h", "-a", "-r", "-o", "%i|%j|%T|%u"]).stdout.splitlines()
-    return [tuple(line.split("|")) for line in lines]  # type: ignore[misc]
+    fields = (line.split("|") for line in lines)
+    return {job: (name, state, user) for job, name, state, user in fields}
 
 
-def gone(slurm: Any) -> bool:
-    """Whether no job is left."""
-    return not squeue(slurm)
+def running(slurm: Any) -> set[str]:
+    """Return the jobs that run."""
+    return {job for job, (_, state, _) in squeue(slurm).items() if state == "RUNNING"}
 
 
 def test_a_cluster(slurm: Any, gateway_on: Callable[..., GatewaySystem], transport: str) -> None:
-    """New, four workers as one array, computed on, fewer, and gone: as the person, nothing left."""
+    """New, its workers one array, computed on, smaller, gone: as the person, and nothing is left."""
     gateway = gateway_on(transport=transport)
-    with client_of(gateway) as client:
-        cluster = client.new_cluster(shutdown_on_close=True)
-        try:
-            cluster.scale(3)  # with the scheduler, what two nodes of two CPUs hold
-            with cluster.get_client(set_as_default=False) as dask:
-                dask.wait_for_workers(3, timeout=90)
-                assert sum(dask.gather(dask.map(lambda x: x * x, range(20)))) == 2470
-                jobs = squeue(slurm)
-                arrays = {job.partition("_")[0] for job, *_ in jobs if "_" in job}
-                assert len(arrays) == 1
-                assert {user for *_, user in jobs} == {"alice"}
-                assert all(name.startswith(f"qhub-{gateway.gateway_id}-") for _, name, *_ in jobs)
-                cluster.scale(1)
-                wait_until(lambda: len(squeue(slurm)) == 2, 60, "two jobs")
-                assert dask.submit(sum, [1, 2, 3]).result(timeout=30) == 6
-        finally:
-            cluster.shutdown()
-        wait_until(lambda: gone(slurm), 60, "the end of every job")
+    # with the scheduler, what two nodes of two CPUs hold
+    name = run_client(gateway, NEW, workers=3)
+    jobs = squeue(slurm)
+    assert len({job.partition("_")[0] for job in jobs if "_" in job}) == 1
+    assert {user for _, _, user in jobs.values()} == {"alice"}
+    assert all(job.startswith(f"qhub-{gateway.gateway_id}-") for job, _, _ in jobs.values())
+    run_client(gateway, SCALE, name=name, workers=1)
+    wait_until(lambda: len(squeue(slurm)) == 2, 60, "two jobs")
+    assert run_client(gateway, AGAIN, name=name) == 6
+    run_client(gateway, STOP, name=name)
+    wait_until(lambda: not squeue(slurm), 60, "the end of every job")
     assert not list(Path(tempfile.gettempdir()).glob("qhub-dask-*"))
+
+
+def test_nothing_secret_is_shown(slurm: Any, gateway_on: Callable[..., GatewaySystem]) -> None:
+    """Neither the cluster's token nor its key is in a process list, in Slurm, or in a log."""
+    gateway = gateway_on()
+    name = run_client(gateway, NEW, workers=1)
+    environments = [
+        path.read_bytes()
+        for path in Path("/proc").glob("[0-9]*/environ")
+        if path.parent.joinpath("cmdline").read_bytes().count(b"dask_scheduler")
+    ]
+    tokens = {
+        word.partition(b"=")[2].decode()
+        for environment in environments
+        for word in environment.split(b"\0")
+        if word.startswith(b"DASK_GATEWAY_API_TOKEN=")
+    }
+    assert len(tokens) == 1
+    assert not any(b"PRIVATE KEY" in environment for environment in environments)
+    secret = tokens.pop()
+    shown = [
+        slurm.run(["scontrol", "show", "job"]).stdout,
+        slurm.run(["sacct", "-a", "-P", "--format=ALL"]).stdout,
+        gateway.log(),
+        *(path.read_bytes().decode(errors="replace") for path in Path("/proc").glob("*/cmdline")),
+    ]
+    assert name in "".join(shown)
+    assert not any(secret in text or "PRIVATE KEY" in text for text in shown)
 
 
 def test_waiting_is_no_failure(slurm: Any, gateway_on: Callable[..., GatewaySystem]) -> None:
     """Workers that find no room keep their place; a smaller number gives up exactly the rest."""
-    gateway = gateway_on(config="c.QHubGatewayBackend.worker_start_timeout = 3\n")
-    with client_of(gateway) as client:
-        cluster = client.new_cluster(shutdown_on_close=True)
-        try:
-            cluster.scale(8)
-            wait_until(
-                lambda: sum(state == "RUNNING" for _, _, state, _ in squeue(slurm)) == 4,
-                60,
-                "a full partition",
-            )
-            before = {job: state for job, _, state, _ in squeue(slurm)}
-            assert len(before) == 9
-            with cluster.get_client(set_as_default=False) as dask:
-                dask.wait_for_workers(3, timeout=90)
-                # longer than the start timeout, which counts from when a worker runs
-                dask.submit(__import__("time").sleep, 8).result(timeout=60)
-            assert set(before) == {job for job, *_ in squeue(slurm)}
-            cluster.scale(7)
-            wait_until(lambda: len(squeue(slurm)) == 8, 60, "one job less")
-            cluster.scale(4)
-            wait_until(lambda: len(squeue(slurm)) == 5, 60, "three jobs less")
-            assert {job for job, state in before.items() if state == "RUNNING"} <= {
-                job for job, *_ in squeue(slurm)
-            }
-        finally:
-            cluster.shutdown()
-        wait_until(lambda: gone(slurm), 60, "the end of every job")
+    gateway = gateway_on(config="c.QHubGatewayBackend.worker_start_timeout = 20\n")
+    name = run_client(gateway, NEW, workers=8, wait_for=3)
+    before = squeue(slurm)
+    at_work = running(slurm)
+    assert (len(before), len(at_work)) == (9, 4)
+    # longer than the start timeout, which counts from when a worker runs
+    deadline = "time.sleep(22)\n" + AGAIN
+    assert run_client(gateway, deadline, name=name) == 6
+    assert squeue(slurm) == before
+    run_client(gateway, SCALE, name=name, workers=7)
+    wait_until(lambda: len(squeue(slurm)) == 8, 60, "one job less")
+    run_client(gateway, SCALE, name=name, workers=4)
+    wait_until(lambda: len(squeue(slurm)) == 5, 60, "three jobs less")
+    assert at_work <= set(squeue(slurm))
+    run_client(gateway, STOP, name=name)
+    wait_until(lambda: not squeue(slurm), 60, "the end of every job")
 
 
 def test_killed_and_started_again(slurm: Any, gateway_on: Callable[..., GatewaySystem]) -> None:
     """Clusters go on without a gateway; the next takes them up, submits none again, and ends them."""
     gateway = gateway_on()
-    with client_of(gateway) as client:
-        cluster = client.new_cluster(shutdown_on_close=False)
-        cluster.scale(2)
-        with cluster.get_client(set_as_default=False) as dask:
-            dask.wait_for_workers(2, timeout=90)
-            before = {job for job, *_ in squeue(slurm)}
-            gateway.gateway.signal(signal.SIGKILL)
-            wait_until(lambda: not gateway.gateway.running, 10, "the end of the gateway")
-            assert dask.submit(sum, [1, 2, 3]).result(timeout=30) == 6
-            gateway.start()
-            assert [each.name for each in client.list_clusters()] == [cluster.name]
-            assert dask.submit(sum, [4, 5, 6]).result(timeout=30) == 15
-            cluster.scale(3)
-            dask.wait_for_workers(3, timeout=90)
-            after = {job for job, *_ in squeue(slurm)}
-            assert before < after
-            assert len(after) == 4
-        client.stop_cluster(cluster.name)
-        wait_until(lambda: gone(slurm), 60, "the end of every job")
-        cluster.close()
+    name = run_client(gateway, NEW, workers=2)
+    before = set(squeue(slurm))
+    gateway.gateway.signal(signal.SIGKILL)
+    wait_until(lambda: not gateway.gateway.running, 10, "the end of the gateway")
+    gateway.start()
+    assert run_client(gateway, "answer = [each.name for each in client.list_clusters()]") == [name]
+    assert run_client(gateway, AGAIN, name=name) == 6
+    assert set(squeue(slurm)) == before
+    assert run_client(gateway, AGAIN, name=name, workers=3) == 6
+    after = set(squeue(slurm))
+    assert before < after
+    assert len(after) == 4
+    run_client(gateway, STOP, name=name)
+    wait_until(lambda: not squeue(slurm), 60, "the end of every job")

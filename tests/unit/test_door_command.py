@@ -1,4 +1,4 @@
-"""The command that sudo runs: three verbs, closed options, and nothing else."""
+"""The command that sudo runs: four verbs, closed options, and nothing else."""
 
 from __future__ import annotations
 
@@ -380,3 +380,77 @@ def test_as_a_program(tmp_path: Path) -> None:
     assert "--exclusive" in lines
     assert "TOKEN=secret" in lines
     assert not [line for line in lines if "LEAKED" in line or "PYTHONPATH" in line]
+
+
+class TestManyAtOnce:
+    """Job arrays, and cancelling in bulk."""
+
+    OTHER = "qhub-a1-ffeeddccbbaa0099"
+
+    def said(self, monkeypatch: pytest.MonkeyPatch, lines: str) -> list[list[str]]:
+        """Let squeue say those lines; returns what was run."""
+        ran: list[list[str]] = []
+
+        def run(argv: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+            ran.append(argv)
+            out = lines.encode() if argv[0].endswith("squeue") else b""
+            return subprocess.CompletedProcess(argv, 0, out, b"")
+
+        monkeypatch.setattr(subprocess, "run", run)
+        monkeypatch.setattr(os, "getuid", lambda: 65534)
+        return ran
+
+    def test_only_those_of_that_name(self, monkeypatch: pytest.MonkeyPatch, ask: Ask) -> None:
+        """One squeue for the names, one scancel for what has them."""
+        ran = self.said(monkeypatch, f"17|{NAME}\n17|{NAME}\n18|{self.OTHER}\n19|{NAME}\n")
+        jobs = [
+            {"job_id": 17, "name": NAME, "tasks": "0-3,7"},
+            {"job_id": 18, "name": self.OTHER, "tasks": None},
+            {"job_id": 19, "name": self.OTHER, "tasks": None},
+            {"job_id": 20, "name": NAME, "tasks": "1"},
+        ]
+        assert ask({"verb": "cancel_many", "jobs": jobs})["exit_code"] == 0
+        assert ran[0][0] == "/usr/bin/squeue"
+        assert "--me" in ran[0]
+        assert f"--name={NAME},{self.OTHER}" in ran[0]
+        assert ran[1:] == [["/usr/bin/scancel", "17_[0-3,7]", "18"]]
+
+    def test_nothing_to_cancel(self, monkeypatch: pytest.MonkeyPatch, ask: Ask) -> None:
+        """scancel is not run without an id: it would cancel what its other options say."""
+        ran = self.said(monkeypatch, "")
+        job = {"job_id": 17, "name": NAME, "tasks": None}
+        assert ask({"verb": "cancel_many", "jobs": [job]})["exit_code"] == 0
+        assert len(ran) == 1
+
+    @pytest.mark.parametrize(
+        "jobs",
+        [
+            None,
+            [],
+            {},
+            [None],
+            [{"job_id": "17", "name": NAME}],
+            [{"job_id": 17, "name": "other"}],
+            [{"job_id": 17, "name": f"{NAME},other"}],
+            [{"job_id": 17, "name": NAME, "tasks": "0-3; id"}],
+            [{"job_id": 17, "name": NAME, "tasks": "--user=bob"}],
+            [{"job_id": 17, "name": NAME, "tasks": ""}],
+            [{"job_id": 17, "name": NAME, "tasks": [1]}],
+            [{"job_id": 17, "name": NAME}] * 1001,
+        ],
+    )
+    def test_refused(self, commands: list[dict[str, Any]], ask: Ask, jobs: object) -> None:
+        """Anything but ids, names of qhub's, and tasks."""
+        assert "refused" in ask({"verb": "cancel_many", "jobs": jobs})
+        assert not commands
+
+    def test_array(self, commands: list[dict[str, Any]], ask: Ask) -> None:
+        """So many tasks, from 0."""
+        ask({**SUBMIT, "array_size": 50})
+        assert "--array=0-49" in commands[0]["argv"]
+
+    @pytest.mark.parametrize("size", [0, -1, 1001, True, "5", "0-3", 1.5, [1]])
+    def test_no_array(self, commands: list[dict[str, Any]], ask: Ask, size: object) -> None:
+        """A number from 1 to 1000, and nothing that could be more."""
+        assert "refused" in ask({**SUBMIT, "array_size": size})
+        assert not commands

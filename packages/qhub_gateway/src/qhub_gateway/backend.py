@@ -13,16 +13,18 @@ import asyncio
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from aiohttp.web import Application
 from dask_gateway_server.backends import db_base
 from dask_gateway_server.backends.base import PublicException
 from dask_gateway_server.backends.db_base import Cluster, DBBackendBase, JobStatus, Worker
 from dask_gateway_server.utils import timestamp
 from traitlets import Dict, Float, List, Unicode, default
 
+from qhub_gateway.api import Api
 from qhub_gateway.batching import Pending, Standing, surplus
 from qhub_gateway.cluster_config import QHubClusterConfig
 from qhub_gateway.errors import (
@@ -33,6 +35,9 @@ from qhub_gateway.errors import (
     StopUnconfirmedError,
     TargetSilentError,
 )
+from qhub_gateway.limiting import DatabaseLimiter
+from qhub_gateway.options import ProfileOptions
+from qhub_gateway.people import People
 from qhub_gateway.requests import ClusterRequest
 from qhub_gateway.targets.target import (
     UNKNOWN,
@@ -127,6 +132,10 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
     def _default_cluster_config_class(self) -> type[QHubClusterConfig]:
         return QHubClusterConfig
 
+    @default("cluster_options")
+    def _default_cluster_options(self) -> Callable[[Any], Awaitable[ProfileOptions]]:
+        return self.people.options
+
     @default("parallelism")
     def _default_parallelism(self) -> int:
         return 50
@@ -142,6 +151,8 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
     def __init__(self, **kwargs: Any) -> None:
         """Nothing is asked of a target before `setup`."""
         super().__init__(**kwargs)
+        self.people = People(parent=self)
+        self.api = Api(self)
         self.targets: dict[str, Target] = {}
         self._opened = asyncio.Event()
         self._requests: dict[str, ClusterRequest] = {}
@@ -168,9 +179,18 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
             made["local"] = LocalTarget(Path(self.local_folder))
         return made
 
+    async def setup(self, app: Application) -> None:
+        """Begin, with our routes beside dask-gateway's own."""
+        self.api.add_to(app)
+        await super().setup(app)
+
     async def do_setup(self) -> None:
         """Take up what an earlier gateway left, then let everything begin."""
         self.targets = dict(self.make_targets())
+        if self.limiter is None:
+            self.limiter = DatabaseLimiter(
+                self.people.most, self.db.name_to_cluster.values, _is_over
+            )
         for cluster in self.db.name_to_cluster.values():
             if cluster.status < JobStatus.STOPPED:
                 for ref in self._refs(cluster):
@@ -342,6 +362,15 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
     def _keep(self, cluster: Cluster, ref: JobRef) -> None:
         self.db.update_cluster(cluster, state={**cluster.state, "job": ref.to_json()})
 
+    async def _cluster_to_closing(self, cluster: Cluster) -> None:
+        """Close all workers in one transaction; they are ended with their scheduler."""
+        closing = {"status": JobStatus.CLOSING, "target": JobStatus.CLOSING}
+        workers = [each for each in cluster.workers.values() if each.target < JobStatus.CLOSING]
+        self.db.update_workers([(worker, closing) for worker in workers])
+        self.db.update_cluster(cluster, status=JobStatus.CLOSING)
+        self.queue.put(cluster)
+        cluster.ready.set()
+
     async def _cluster_to_stopped(self, cluster: Cluster) -> None:
         """End everything of a cluster; raises until its target agrees, and is called again."""
         starting = self._starting.get(cluster.name)
@@ -382,9 +411,7 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
         await self._opened.wait()
         if worker.status >= JobStatus.STOPPED:
             return
-        if worker.target == JobStatus.CLOSING:
-            await super().reconcile_worker(worker)
-        elif worker.target in {JobStatus.STOPPED, JobStatus.FAILED}:
+        if worker.target in {JobStatus.STOPPED, JobStatus.FAILED}:
             name = self.request_of(worker.cluster).backend
             self._to_stop[name].add(worker)
             if name not in self._stopping:
@@ -590,6 +617,8 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
         if cluster.status < JobStatus.RUNNING:
             names = ("api_address", "scheduler_address", "dashboard_address")
             update = {name: msg[name] for name in names}
+            # its hours count from here, and not from when it was asked for
+            update["state"] = {**cluster.state, "began": time.time()}
         if count != cluster.count:
             update["count"] = count
         joined, leaving, gone = [], [], []
@@ -681,6 +710,10 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
         """Return for each worker whether it may still come up; `_judge` does the rest."""
         del workers
         return []
+
+
+def _is_over(thing: Cluster | Worker) -> bool:
+    return bool(thing.status >= JobStatus.STOPPED)
 
 
 def ref_of(thing: Cluster | Worker) -> JobRef | None:

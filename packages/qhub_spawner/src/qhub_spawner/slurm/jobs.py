@@ -230,7 +230,9 @@ def _is(job: Job, user: str, job_id: int | None) -> bool:
 
 # ---- tasks of an array ----------------------------------------------------
 
-_TASKS = re.compile(r"(?P<first>\d{1,7})(?:-(?P<last>\d{1,7})(?::(?P<step>[1-9]\d{0,6}))?)?")
+_TASKS = re.compile(
+    r"(?P<first>[0-9]{1,7})(?:-(?P<last>[0-9]{1,7})(?::(?P<step>[1-9][0-9]{0,6}))?)?"
+)
 
 
 def read_tasks(text: str) -> tuple[range, ...]:
@@ -246,7 +248,8 @@ def read_tasks(text: str) -> tuple[range, ...]:
     for part in text.partition("%")[0].split(","):
         match = _TASKS.fullmatch(part)
         if match is None:
-            raise ValueError(text)
+            msg = f"tasks {shown(text)}: expected tasks of a job array, as 0-3,7"
+            raise ValueError(msg)
         last = int(match["last"] or match["first"])
         ranges.append(range(int(match["first"]), last + 1, int(match["step"] or 1)))
     return tuple(ranges)

@@ -134,7 +134,7 @@ def _queue_job(record: str, cluster: str | None) -> Job:
 
 
 # 4711, one task of an array 4711_3, those that wait 4711_[4,6-9%2], a part of a job 4711+1
-_JOB_ID = re.compile(r"(\d+)(?:\+\d+)?(?:_(?:(\d+)|\[([^]]*)\]))?")
+_JOB_ID = re.compile(r"([0-9]+)(?:\+[0-9]+)?(?:_(?:([0-9]+)|\[([^]]*)\]))?")
 
 
 def _id_and_tasks(text: str) -> tuple[int, tuple[range, ...]]:
