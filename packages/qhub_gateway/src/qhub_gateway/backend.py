@@ -419,6 +419,17 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
         elif worker.status == JobStatus.CREATED:
             self._start_soon(worker.cluster, [worker])
 
+    async def _check_cluster_proxied(self, cluster: Cluster) -> None:
+        """Let clients reach a scheduler, which asks them for the cluster's own certificate.
+
+        Its dashboard asks nobody for anything, so there is no way to it but past a log-in: `Api`.
+        """
+        if not cluster.added_to_proxies:
+            await self.proxy.add_route(
+                kind="SNI", sni=cluster.name, target=cluster.scheduler_address
+            )
+            cluster.added_to_proxies = True
+
     async def _check_cluster_scale(self, cluster: Cluster) -> None:
         """Make the workers that are missing, in one transaction and few submissions."""
         if cluster.worker_start_failure_count >= self.worker_start_failure_limit:
@@ -501,7 +512,7 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
             else:
                 self._submitted([by_name[each.name] for each in known], refs)
         new = [worker.name for worker in workers if ref_of(worker) is None]
-        groups = target.plan_workers(spec, new)
+        groups = target.plan_workers(spec, new) if new else []
         self.db.update_workers(
             [
                 (by_name[each.name], {"state": {"job": each.ref.to_json()}})
