@@ -384,3 +384,39 @@ async def test_another_gateway(
         await another.shut()
         # the fixture ends what is ended already
         backend.queue = WorkQueue()
+
+
+class OneWorker:
+    """Lets each cluster have one worker, until it says that there are more."""
+
+    def __init__(self) -> None:
+        """As the class says."""
+        self.most = 1
+        self.gone: dict[str, str] = {}
+
+    async def admit(self, user: object, config: object) -> None:
+        """Let it be made."""
+
+    def granted(self, cluster: Cluster, count: int) -> int:
+        """Return how many."""
+        return min(count, self.most)
+
+    def exhausted(self) -> Mapping[str, str]:
+        """Return what a test says."""
+        return self.gone
+
+
+async def test_limits(backend: SmallBackend) -> None:
+    """What a limit holds back comes when there is room; used-up hours end a cluster, in words."""
+    backend.limiter = limiter = OneWorker()
+    cluster = backend.new()
+    await until(lambda: cluster.status == JobStatus.SUBMITTED)
+    await backend.beat(cluster, 3)
+    await until(lambda: len(alive(cluster)) == 1)
+    limiter.most = 3
+    await backend._check_timeouts()
+    await until(lambda: len(alive(cluster)) == 3)
+    limiter.gone = {cluster.name: "all hours are used up"}
+    await backend._check_timeouts()
+    await until(lambda: cluster.status == JobStatus.FAILED)
+    assert cluster.state["words"] == "all hours are used up"

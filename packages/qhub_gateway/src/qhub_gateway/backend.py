@@ -68,6 +68,9 @@ class Limiter(Protocol):
     def granted(self, cluster: Cluster, count: int) -> int:
         """Return how many workers the cluster may have of the `count` that it wants."""
 
+    def exhausted(self) -> Mapping[str, str]:
+        """Return the names of clusters whose hours are used up, each with why."""
+
 
 class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway has no types
     """Clusters on Slurm, on Kubernetes and beside the gateway, each where its profile says."""
@@ -173,6 +176,7 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
 
             door = SlurmBackend(parent=self, hub_id=self.gateway_id)
             made["slurm"] = SlurmTarget(door, self.log)
+            self.people.account_limits = door.limits
         if "local" in self.backends:
             from qhub_gateway.targets.local import LocalTarget  # noqa: PLC0415
 
@@ -689,6 +693,7 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
     async def _check_timeouts(self) -> None:
         """Give up what runs and does not come up; what waits in a queue has all the time."""
         now = time.time()
+        self._hold_to_limits()
         silent = timestamp() - self.cluster_heartbeat_timeout * 1000
         for cluster in list(self.db.active_clusters()):
             if cluster.status == JobStatus.SUBMITTED:
@@ -706,6 +711,17 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
                     and self._late(worker, now, self.worker_start_timeout)
                 ]
                 self._lost(cluster, late)
+
+    def _hold_to_limits(self) -> None:
+        """End clusters whose hours are used up, and let others have what has become free."""
+        for cluster in list(self.db.active_clusters()):
+            missing = cluster.count > len(cluster.active_workers())
+            if cluster.status == JobStatus.RUNNING and missing:
+                self.queue.put(cluster)
+        for name, words in (self.limiter.exhausted() if self.limiter else {}).items():
+            cluster = self.db.get_cluster(name)
+            if cluster is not None and cluster.target <= JobStatus.RUNNING:
+                self._fail(cluster, words)
 
     def _late(self, thing: Cluster | Worker, now: float, seconds: float) -> bool:
         state = self.state_of(thing)
