@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 from cryptography.fernet import Fernet
 from dask_gateway_server.backends.db_base import Cluster, DataManager, JobStatus
+from dask_gateway_server.options import Options
 from dask_gateway_server.utils import TaskPool
 from dask_gateway_server.workqueue import Backoff, WorkQueue
+from sqlalchemy.exc import OperationalError
 
 from qhub_gateway.backend import QHubGatewayBackend, ref_of
 from qhub_gateway.errors import StartRefusedError, TargetSilentError
@@ -131,7 +135,8 @@ class SmallBackend(QHubGatewayBackend):
 
     def __init__(self, target: ScriptedTarget, path: Path) -> None:
         """Take a target and the folder of the database."""
-        url = f"sqlite:///{path}/gateway.sqlite"
+        # a lock is waited for by the loop, not by the database
+        url = f"sqlite:///{path}/gateway.sqlite?timeout=0.01"
         super().__init__(db_url=url, db_encrypt_keys=[KEY], api_url="http://gateway/api")
         self.scripted = target
 
@@ -384,6 +389,39 @@ async def test_another_gateway(
         await another.shut()
         # the fixture ends what is ended already
         backend.queue = WorkQueue()
+
+
+async def test_the_database_is_locked(
+    backend: SmallBackend, target: ScriptedTarget, tmp_path: Path
+) -> None:
+    """Whatever happens meanwhile is on record afterwards, and happened once."""
+    cluster = await backend.running(2)
+    backend.cluster_options = options_of
+    lock = sqlite3.connect(tmp_path / "gateway.sqlite", isolation_level=None)
+    lock.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(OperationalError):
+        # its scheduler says it again
+        await backend.beat(cluster, 4)
+    lost = next(iter(cluster.workers.values()))
+    target.set(ref_of(lost), ENDED)  # type: ignore[arg-type]
+    another = asyncio.ensure_future(backend.start_cluster(SimpleNamespace(name="alice"), {}))
+    stop = asyncio.ensure_future(backend.stop_cluster(cluster.name))
+    await asyncio.sleep(0.5)
+    assert not another.done()
+    assert not stop.done()
+    lock.execute("COMMIT")
+    lock.close()
+    await stop
+    name = await another
+    await until(lambda: cluster.status == JobStatus.STOPPED)
+    await until(lambda: backend.db.get_cluster(name).status == JobStatus.SUBMITTED)
+    assert target.asked.count(("scheduler", 1)) == 2
+
+
+def options_of(user: object) -> Options:
+    """What anybody may ask for: nothing."""
+    values = {"request": request_of().to_json()}
+    return Options(handler=lambda options: values)
 
 
 class OneWorker:

@@ -15,13 +15,14 @@ import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from aiohttp.web import Application
 from dask_gateway_server.backends import db_base
 from dask_gateway_server.backends.base import PublicException
 from dask_gateway_server.backends.db_base import Cluster, DBBackendBase, JobStatus, Worker
 from dask_gateway_server.utils import timestamp
+from sqlalchemy.exc import OperationalError
 from traitlets import Dict, Float, List, Unicode, default
 
 from qhub_gateway.api import Api
@@ -50,6 +51,9 @@ from qhub_gateway.targets.target import (
     WorkerSpec,
 )
 
+T = TypeVar("T")
+
+_LOCKED_SECONDS = 20.0
 _GATHER_SECONDS = 0.02
 _STOP_SECONDS = 10.0
 _LONGEST_PAUSE_SECONDS = 10.0
@@ -319,15 +323,25 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
     async def start_cluster(self, user: Any, cluster_options: object) -> str:
         """Make a cluster for `user`; see `limiter`."""
         options, config = await self.process_cluster_options(user, cluster_options)
-        if self.limiter is not None:
-            try:
-                await self.limiter.admit(user, config)
-            except (LimitReachedError, RequestRefusedError) as refusal:
-                raise PublicException(str(refusal)) from refusal
-        cluster = self.db.create_cluster(user.name, options, config.to_dict())
+
+        async def made() -> Cluster:
+            if self.limiter is not None:
+                try:
+                    await self.limiter.admit(user, config)
+                except (LimitReachedError, RequestRefusedError) as refusal:
+                    raise PublicException(str(refusal)) from refusal
+            # nothing may be awaited between the two
+            return self.db.create_cluster(user.name, options, config.to_dict())
+
+        cluster = await _patiently(made)
         self.log.info("created cluster %s for %s", cluster.name, user.name)
         self.queue.put(cluster)
         return str(cluster.name)
+
+    async def stop_cluster(self, cluster_name: str, failed: bool = False) -> None:
+        """End a cluster; returns when that is on record."""
+        stop = super().stop_cluster
+        await _patiently(lambda: stop(cluster_name, failed=failed))
 
     async def reconcile_cluster(self, cluster: Cluster) -> None:
         """Bring a cluster nearer to what it shall be."""
@@ -737,6 +751,18 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
         """Return for each worker whether it may still come up; `_judge` does the rest."""
         del workers
         return []
+
+
+async def _patiently(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Return what `attempt` does, tried again while the database is locked, for 20 s."""
+    deadline = time.monotonic() + _LOCKED_SECONDS
+    while True:
+        try:
+            return await attempt()
+        except OperationalError:
+            if time.monotonic() >= deadline:
+                raise
+            await asyncio.sleep(0.2)
 
 
 def _is_over(thing: Cluster | Worker) -> bool:
