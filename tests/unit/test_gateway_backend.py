@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
@@ -458,3 +459,17 @@ async def test_limits(backend: SmallBackend) -> None:
     await backend._check_timeouts()
     await until(lambda: cluster.status == JobStatus.FAILED)
     assert cluster.state["words"] == "all hours are used up"
+
+
+def test_defaults() -> None:
+    """Each gateway has a name of its own; clusters outlive it if its database does."""
+    one, again, two = (
+        QHubGatewayBackend(db_url="sqlite:////tmp/x", db_encrypt_keys=[key], api_url="http://x")
+        for key in (KEY, KEY, Fernet.generate_key().decode())
+    )
+    assert one.gateway_id == again.gateway_id != two.gateway_id
+    assert re.fullmatch("[a-z0-9]{1,16}", one.gateway_id)
+    assert not one.stop_clusters_on_shutdown
+    forgetful = QHubGatewayBackend(api_url="http://x")
+    assert forgetful.stop_clusters_on_shutdown
+    assert re.fullmatch("[a-z0-9]{1,16}", forgetful.gateway_id)

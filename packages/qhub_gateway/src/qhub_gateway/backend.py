@@ -10,6 +10,7 @@ runs.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 from collections import defaultdict
@@ -50,6 +51,7 @@ from qhub_gateway.targets.target import (
     Target,
     WorkerSpec,
 )
+from qhub_spawner.launch import default_hub_id
 
 T = TypeVar("T")
 
@@ -89,7 +91,8 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
         hub's.
 
         Each job carries it; jobs of this gateway that it does not know are ended. Must stay the
-        same as long as the database does. Default: "dask".
+        same as long as the database does. Default: derived from `db_encrypt_keys`, and so
+        different for each gateway; without keys, another at each start.
 
         Example: ``c.QHubGatewayBackend.gateway_id = "proddask"``
         """,
@@ -133,7 +136,13 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
 
     @default("gateway_id")
     def _default_gateway_id(self) -> str:
-        return "dask"
+        # without a database that lasts, there is nothing to last for
+        return default_hub_id(self.db_encrypt_keys[-1] if self.db_encrypt_keys else os.urandom(16))
+
+    @default("stop_clusters_on_shutdown")
+    def _default_stop_clusters_on_shutdown(self) -> bool:
+        # with a database the next gateway takes them up
+        return self.db_url in {"sqlite://", "sqlite:///:memory:"}
 
     @default("cluster_config_class")
     def _default_cluster_config_class(self) -> type[QHubClusterConfig]:
