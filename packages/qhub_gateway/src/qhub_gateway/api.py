@@ -70,6 +70,7 @@ class Api(LoggingConfigurable):
         app.middlewares.append(self._scale_in_words)
         user = api_handler(user_authenticated=True)
         app.router.add_get("/api/qhub/clusters", user(self._list))
+        app.router.add_get("/api/qhub/clusters/{name}/dashboard", user(self._dashboard))
         app.router.add_get("/api/qhub/limits", user(self._limits))
         app.router.add_get("/api/metrics", self._scraped)
         app.router.add_get("/clusters/{name:[0-9a-f]{32}}", self._to_dashboard)
@@ -135,6 +136,14 @@ class Api(LoggingConfigurable):
     def _may(action: Action, user: Any, view: ClusterView) -> bool:  # noqa: ANN401 - of any authenticator
         rights = getattr(user, "rights", Rights())
         return may(action, asker=user.name, owner=view.user, rights=rights)
+
+    async def _dashboard(self, request: web.Request) -> web.Response:
+        """Say where the dashboard of one's own cluster is; of another's, that there is none."""
+        cluster = self.backend.db.get_cluster(request.match_info["name"])
+        mine = cluster is not None and cluster.username == request["user"].name
+        if not mine or not cluster.dashboard_address or not cluster.is_active():
+            raise web.HTTPNotFound(reason="There is no such dashboard.")
+        return _answer({"address": cluster.dashboard_address})
 
     async def _limits(self, request: web.Request) -> web.Response:
         user = request["user"]

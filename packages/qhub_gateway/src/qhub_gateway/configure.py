@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
-from qhub_gateway.configuration import Addresses, environment
+from qhub_gateway.configuration import ADDRESS, Addresses
+from qhub_gateway.configuration import environment as variables_of
 from qhub_gateway.rights import CREATE_SCOPE, SEE_SCOPE, STOP_SCOPE
 from qhub_spawner.identity import SCOPE as IDENTITY_SCOPE
 
-__all__ = ["gateway"]
+__all__ = ["gateway", "page"]
 
 
 def gateway(
@@ -62,7 +65,49 @@ def gateway(
     else:
         _let_everybody(hub, access)
     variables = dict(_set(c.Spawner, "environment", {}))
-    c.Spawner.environment = {**environment(addresses), **variables}
+    c.Spawner.environment = {**variables_of(addresses), **variables}
+
+
+def page(
+    c: Any,  # noqa: ANN401 - traitlets' configuration
+    *,
+    address: str,
+    name: str = "qhub",
+    gateway_name: str = "dask-gateway",
+    url: str = "http://127.0.0.1:9190",
+    config_file: str = "",
+    environment: dict[str, str] | None = None,
+) -> None:
+    """Let the hub run the page of clusters, at ``/services/qhub/clusters``.
+
+    Args:
+        c: The hub's configuration; call it after `gateway`.
+        address: Of the gateway, as the page reaches it.
+        name: The hub's name of the page, which is in its address.
+        gateway_name: The hub's name of the gateway.
+        url: Where the page listens, for the hub's proxy.
+        config_file: A file with more of its configuration, e.g. ``c.WebService.dashboard_networks``.
+        environment: More of its environment.
+    """
+    hub = c.JupyterHub
+    access = f"access:services!service={name}"
+    command = [sys.executable, "-m", "qhub_gateway.web.service"]
+    passed = {key: os.environ[key] for key in ("PYTHONPATH", "SSL_CERT_FILE") if key in os.environ}
+    service = {
+        "name": name,
+        "url": url,
+        "command": [*command, f"--config={config_file}"] if config_file else command,
+        "environment": {**passed, ADDRESS: Addresses(address).address, **(environment or {})},
+        "oauth_no_confirm": True,
+        # with these, and nothing more, it asks the gateway as whoever looks at it
+        "oauth_client_allowed_scopes": [
+            f"access:services!service={gateway_name}",
+            SEE_SCOPE,
+            STOP_SCOPE,
+        ],
+    }
+    _add(hub, "services", service)
+    _let_everybody(hub, access)
 
 
 def _let_everybody(hub: Any, scope: str) -> None:  # noqa: ANN401 - a section of traitlets

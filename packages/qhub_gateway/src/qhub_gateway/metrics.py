@@ -227,7 +227,7 @@ def _gauge(name: str, words: str, labels: Iterable[str], counts: Tally[tuple[str
 
 
 _ROUTES = {"health", "version", "options", "clusters", "metrics"}
-_PARTS = {"scale", "adapt", "heartbeat", "logs"}
+_PARTS = {"scale", "adapt", "heartbeat", "logs", "dashboard"}
 
 
 def route_of(path: str) -> str:
