@@ -86,7 +86,7 @@ def page(
         name: The hub's name of the page, which is in its address.
         gateway_name: The hub's name of the gateway.
         url: Where the page listens, for the hub's proxy.
-        config_file: A file with more of its configuration, e.g. ``c.WebService.dashboard_networks``.
+        config_file: A file with more of its configuration: ``c.WebService.dashboard_networks``.
         environment: More of its environment.
     """
     hub = c.JupyterHub
