@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from qhub_gateway.limits import Scope, Use
-from qhub_gateway.metrics import ClusterFigures, GatewayMetrics, route_of
+from qhub_gateway.metrics import ClusterFigures, GatewayMetrics, reason_of, route_of
 
 ALICE = ClusterFigures(
     user="alice",
@@ -141,3 +141,21 @@ def test_what_cannot_be_said_is_left_out(caplog: pytest.LogCaptureFixture) -> No
 def test_routes(path: str, route: str) -> None:
     """Of a path only the route is told: no name of a cluster, and nothing that a stranger makes up."""
     assert route_of(path) == route
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("it needed more memory than it had", "out-of-memory"),
+        ("it reached its time limit", "time-limit"),
+        ("it was cancelled by alice", "cancelled"),
+        ("it failed with exit code 137", "exited"),
+        ("its scheduler reports no more", "silent"),
+        ("its workers failed to start 3 times in a row", "not-started"),
+        ("", "other"),
+        ("something that nobody has foreseen", "other"),
+    ],
+)
+def test_reasons(words: str, reason: str) -> None:
+    """A failure is counted under one of a few reasons, however it is said."""
+    assert reason_of(words) == reason

@@ -38,6 +38,7 @@ from qhub_gateway.errors import (
     TargetSilentError,
 )
 from qhub_gateway.limiting import DatabaseLimiter
+from qhub_gateway.metrics import reason_of
 from qhub_gateway.options import ProfileOptions
 from qhub_gateway.people import People
 from qhub_gateway.requests import ClusterRequest
@@ -306,8 +307,11 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
             return
         if any(worker.status < JobStatus.RUNNING for worker in workers):
             cluster.worker_start_failure_count += 1
+        backend = self.request_of(cluster).backend
         for worker in workers:
-            self.log.info("worker %s ended: %s", worker.name, self.state_of(worker).words)
+            words = self.state_of(worker).words
+            self.log.info("worker %s ended: %s", worker.name, words)
+            self.api.metrics.failed("worker", backend=backend, reason=reason_of(words))
         closing = JobStatus.STOPPED
         self.db.update_workers(
             [
@@ -319,6 +323,8 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
 
     def _fail(self, cluster: Cluster, words: str) -> None:
         self.log.warning("cluster %s has failed: %s", cluster.name, words)
+        backend = self.request_of(cluster).backend
+        self.api.metrics.failed("scheduler", backend=backend, reason=reason_of(words))
         state = {**cluster.state, "words": words}
         self.db.update_cluster(cluster, target=JobStatus.FAILED, state=state)
         self.queue.put(cluster)
@@ -338,6 +344,7 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
                 try:
                     await self.limiter.admit(user, config)
                 except (LimitReachedError, RequestRefusedError) as refusal:
+                    self.api.metrics.refused("limit")
                     raise PublicException(str(refusal)) from refusal
             # nothing may be awaited between the two
             return self.db.create_cluster(user.name, options, config.to_dict())
@@ -383,6 +390,7 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
         state = {**cluster.state, "job": ref.to_json()}
         self.db.update_cluster(cluster, state=state, status=JobStatus.SUBMITTED)
         self.log.info("cluster %s is job %s", cluster.name, ref.number)
+        self.api.metrics.submitted("scheduler", backend=target.name)
         if cluster.scheduler_address:
             self.queue.put(cluster)  # it was faster than its target's reply
 
@@ -582,6 +590,8 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
         early = [worker for worker in workers if worker.status == JobStatus.CREATED]
         self.db.update_workers([(worker, {"status": JobStatus.SUBMITTED}) for worker in early])
         self.log.info("submitted %d workers, job %s", len(workers), refs[0].number)
+        backend = self.request_of(workers[0].cluster).backend
+        self.api.metrics.submitted("workers", backend=backend)
 
     async def _stop_workers(self, name: str) -> None:
         """End workers of all clusters on a target, in bulk, until it agrees for each."""
@@ -656,7 +666,9 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
             names = ("api_address", "scheduler_address", "dashboard_address")
             update = {name: msg[name] for name in names}
             # its hours count from here, and not from when it was asked for
-            update["state"] = {**cluster.state, "began": time.time()}
+            update["state"] = {"began": time.time(), **cluster.state}
+            if "began" not in cluster.state:
+                self._measure("scheduler", cluster, [cluster])
         if count != cluster.count:
             update["count"] = count
         joined, leaving, gone = [], [], []
@@ -672,12 +684,26 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
         if joined:
             cluster.worker_start_failure_count = 0
             self.db.update_workers([(each, {"status": JobStatus.RUNNING}) for each in joined])
+            self._measure("worker", cluster, joined)
         self.db.update_workers([(each, {"close_expected": True}) for each in leaving])
         self._lost_by_scheduler(gone)
         if update:
             self.db.update_cluster(cluster, **update)
             self.queue.put(cluster)
         self._give_up(cluster, joined=len(active), wanted=count)
+
+    def _measure(self, kind: str, cluster: Cluster, things: Iterable[Cluster | Worker]) -> None:
+        """Tell how long those that are ready now were in the queue, and how long they started."""
+        now, request = time.time(), self.request_of(cluster)
+        for thing in things:
+            made, runs = thing.start_time / 1000, self.state_of(thing).since
+            self.api.metrics.started(
+                kind,
+                profile=request.slug,
+                backend=request.backend,
+                queue_seconds=(now if runs is None else runs) - made,
+                start_seconds=0.0 if runs is None else now - runs,
+            )
 
     @staticmethod
     def _allowed_count(cluster: Cluster, count: int) -> int:

@@ -17,9 +17,8 @@ from prometheus_client.registry import Collector
 
 from qhub_gateway.limits import Use
 
-__all__ = ["CONTENT_TYPE", "ClusterFigures", "GatewayMetrics", "route_of"]
+__all__ = ["ClusterFigures", "GatewayMetrics", "reason_of", "route_of"]
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "qhub_gateway"
 
 # A queue may take hours, a start minutes, an answer milliseconds.
@@ -246,3 +245,22 @@ def route_of(path: str) -> str:
     if parts[0] == "clusters" and len(parts) == 3 and parts[2] in _PARTS:  # noqa: PLR2004 - and what of it
         return f"clusters/:name/{parts[2]}"
     return "other"
+
+
+_REASONS = {
+    "out-of-memory": ("memory",),
+    "time-limit": ("time limit", "walltime", "too long", "cluster-hours"),
+    "preempted": ("preempt", "taken away", "evict"),
+    "cancelled": ("cancel",),
+    "node": ("node",),
+    "silent": ("report",),
+    "not-started": ("failed to start", "refused", "not start"),
+    "exited": ("exit code", "signal"),
+}
+
+
+def reason_of(words: str) -> str:
+    """Return why something failed as one of a few words, from the sentence that its owner reads."""
+    lower = words.lower()
+    found = (name for name, parts in _REASONS.items() if any(part in lower for part in parts))
+    return next(found, "other")
