@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from dask_gateway.options import Options as ClientOptions
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qhub_gateway.deciding import FIELDS, build
@@ -210,7 +210,7 @@ def test_slurm_has_whole_cores() -> None:
     assert str(got(profile="gpu", worker_cores=0.5).worker.cpu) == "0.5"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.fixed_dictionaries(
         {},
@@ -253,7 +253,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from([*FIELDS, "extra"]), ANYTHING, max_size=4))
 def test_hostile_values(asked: dict[str, Any]) -> None:
     """Whatever is sent gives a cluster or a refusal on one line of plain characters."""

@@ -104,6 +104,7 @@ def _script(
         f'if (umask 077; mkdir -p "$qhub_log" && : >>{log}); then',
         f"  exec >>{log} 2>&1",
         "fi",
+        "trap 'rm -f -- \"$qhub_file\"' EXIT",
         "# the cluster's certificate and key: in files without a name, which end with this shell",
         *_nameless("8", TLS_CERT),
         *_nameless("9", TLS_KEY),
@@ -140,9 +141,14 @@ def _script(
 
 
 def _nameless(descriptor: str, variable: str) -> tuple[str, ...]:
-    """Return the lines that put a variable into a file without a name (printf is the shell's)."""
+    """Return the lines that put a variable into a file without a name (printf is the shell's).
+
+    The file is new (``set -C`` is O_EXCL), of mode 0600, and empty as long as it has a name.
+    """
     return (
-        'qhub_file="$(mktemp "${TMPDIR:-/tmp}/qhub-dask-XXXXXXXXXX")" || exit 1',
-        f'exec {descriptor}<>"$qhub_file" && rm -f -- "$qhub_file" || exit 1',
+        'qhub_file="${TMPDIR:-/tmp}/qhub-dask-$$-$RANDOM$RANDOM$RANDOM"',
+        "qhub_umask=$(umask); umask 077; set -C",
+        f'exec {descriptor}>"$qhub_file" || exit 1',
+        'set +C; umask "$qhub_umask"; rm -f -- "$qhub_file"',
         f'printf %s "${variable}" >&{descriptor}',
     )

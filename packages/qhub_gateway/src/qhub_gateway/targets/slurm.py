@@ -195,10 +195,12 @@ class SlurmTarget(Target):
     async def changed(self) -> None:
         """See `Target.changed`: after each answer of the queue."""
         for watch in self._watches.values():
-            waits = watch.job is not None and watch.job.state.waiting
-            runs = watch.job is not None and watch.job.state is JobState.RUNNING
-            if watch.pace is Pace.STARTING and (waits or runs):
-                self.poller.hurry(watch, Pace.WAITING if waits else Pace.REST)
+            if watch.job is None or watch.pace is Pace.STOPPING:
+                continue
+            if watch.job.state.waiting:
+                self.poller.hurry(watch, Pace.WAITING)
+            elif watch.job.state is JobState.RUNNING:
+                self.poller.hurry(watch, Pace.REST)
         await self.poller.tick()
 
     # ---- stopping ----
