@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -35,9 +36,9 @@ RINGS = {
     "integration": PATIENT,
     "e2e": PATIENT,
 }
-# In a run of all rings these tests have a process of their own, beside the others, which wait for
-# Slurm most of the time. tests/conftest.py marks a test with the systems it needs.
-BESIDE = "kubernetes or auth"
+# In a run of all rings these tests have processes of their own, beside the others: all of them wait
+# for their systems most of the time. tests/conftest.py marks a test with the systems it needs.
+BESIDE = {"kubernetes": "kubernetes", "auth": "auth and not kubernetes"}
 BESIDE_SECONDS = 40 * 60.0  # how long it may still take when the others are through
 # Seconds that a session's process gets to end what it started after Ctrl-C.
 GRACE = {"interrupt_timeout": 60.0, "terminate_timeout": 30.0}
@@ -73,7 +74,7 @@ def install(session: nox.Session, *groups: str, packages: bool = True) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """A hub on this machine to try out: [slurm|kubernetes|both] [--check]."""
+    """A hub on this machine to try out: [keycloak] [slurm|kubernetes|both] [--check]."""
     install(session, "demo")
     session.run("python", "-m", "demo", *session.posargs, **GRACE)
 
@@ -90,7 +91,7 @@ def tests(session: nox.Session) -> None:
     if "e2e" in rings:
         session.run("python", "tests/systems/debian.py", "chromium")
     counts: Counter[str] = Counter(passed=0, failed=0, skipped=0)
-    with kubernetes_built_beside(session, needed=rings != ["unit"]) as built:
+    with systems_built_beside(session, needed=rings != ["unit"]) as built:
         if "unit" in rings:
             counts.update(run_ring(session, "unit", arguments))
         real = [ring for ring in rings if ring != "unit"]
@@ -107,8 +108,8 @@ def tests(session: nox.Session) -> None:
 
 
 @contextlib.contextmanager
-def kubernetes_built_beside(session: nox.Session, *, needed: bool) -> Iterator[Callable[[], None]]:
-    """Build Kubernetes' binaries and images while unit tests run, where the cache has none.
+def systems_built_beside(session: nox.Session, *, needed: bool) -> Iterator[Callable[[], None]]:
+    """Fetch and build the systems while unit tests run, where the cache has none.
 
     Gives what waits for it. A build that failed is told by the tests that miss it.
     """
@@ -116,15 +117,15 @@ def kubernetes_built_beside(session: nox.Session, *, needed: bool) -> Iterator[C
         yield lambda: None
         return
     REPORTS.mkdir(parents=True, exist_ok=True)
-    log = REPORTS / "kubernetes.log"
+    log = REPORTS / "systems.log"
     python = str(Path(session.bin) / "python")
-    command = ["nice", "-n", "10", python, "-m", "tests.systems.kubernetes", "build"]
+    command = ["nice", "-n", "10", python, "-m", "tests.systems", "build"]
     with log.open("w") as file:
         build = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
 
     def wait() -> None:
         if build.poll() is None:
-            print(f"Waiting for the build of Kubernetes; see {log.relative_to(ROOT)}.", flush=True)
+            print(f"Waiting for what is built; see {log.relative_to(ROOT)}.", flush=True)
         if build.wait():
             print(log.read_text()[-2000:], flush=True)
 
@@ -151,19 +152,44 @@ def run_ring(
 
 
 def run_side_by_side(session: nox.Session, rings: list[str], arguments: list[str]) -> Counter[str]:
-    """Run these rings, and beside them those of their tests that are marked with `BESIDE`.
+    """Run these rings, and beside them those of their tests that `BESIDE` names.
 
-    What those print comes at the end; meanwhile it stands in build/tests/beside.log.
+    What those print comes at the end; meanwhile it stands in build/tests, a log for each.
     """
-    log = REPORTS / "beside.log"
-    command = pytest_command("beside", rings, [*PATIENT, *arguments], BESIDE)
+    counts: Counter[str] = Counter()
+    with contextlib.ExitStack() as stack:
+        running = {
+            name: stack.enter_context(beside(session, name, rings, [*PATIENT, *arguments], marks))
+            for name, marks in BESIDE.items()
+        }
+        others = " or ".join(f"({marks})" for marks in BESIDE.values())
+        for ring in rings:
+            counts.update(run_ring(session, ring, arguments, f"not ({others})"))
+        deadline = time.monotonic() + BESIDE_SECONDS
+        for name, process in running.items():
+            if process.poll() is None:
+                print(f"Waiting for {name}; see build/tests/{name}.log.", flush=True)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+    for name, process in running.items():
+        # one that was late has been ended, and by that signal it did not end well
+        counts.update(counted(name, failed=process.returncode not in {0, 5}))
+    return counts
+
+
+@contextlib.contextmanager
+def beside(
+    session: nox.Session, name: str, rings: list[str], arguments: list[str], marks: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run tests with these marks in a process of their own; at the end print what they said."""
+    log = REPORTS / f"{name}.log"
+    command = pytest_command(name, rings, arguments, marks)
     print(f"Beside, into {log.relative_to(ROOT)}: {shlex.join(command)}", flush=True)
-    environment = {name: value for name, value in session.env.items() if value is not None}
+    environment = {each: value for each, value in session.env.items() if value is not None}
     environment = {**os.environ, **environment}
     environment["PATH"] = os.pathsep.join([session.bin, environment.get("PATH", os.defpath)])
-    counts: Counter[str] = Counter()
     with log.open("w") as file:
-        beside = subprocess.Popen(
+        process = subprocess.Popen(
             [str(Path(session.bin) / command[0]), *command[1:]],
             cwd=ROOT,
             env=environment,
@@ -173,18 +199,11 @@ def run_side_by_side(session: nox.Session, rings: list[str], arguments: list[str
             start_new_session=True,  # Ctrl-C reaches it once, from here
         )
     try:
-        for ring in rings:
-            counts.update(run_ring(session, ring, arguments, f"not ({BESIDE})"))
-        if beside.poll() is None:
-            print(f"Waiting for the tests beside; see {log.relative_to(ROOT)}.", flush=True)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            beside.wait(BESIDE_SECONDS)
+        yield process
     finally:
-        if late := beside.poll() is None:
-            end(beside)
+        if process.poll() is None:
+            end(process)
         print(log.read_text(errors="replace"), flush=True)
-    counts.update(counted("beside", failed=late or beside.returncode not in {0, 5}))
-    return counts
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

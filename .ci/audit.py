@@ -28,9 +28,7 @@ def main() -> int:
     for each in weak:
         names = ", ".join(vulnerability["id"] for vulnerability in each["vulns"])
         print(f"pip-audit: {each['name']} {each['version']}: {names}")
-    print(
-        f"pip-audit: {len(asked)} of {len(found)} versions audited, {len(weak)} with a vulnerability"
-    )
+    print(f"pip-audit: {len(asked)} of {len(found)} versions audited, {len(weak)} vulnerable")
     return 1 if weak else 0
 
 

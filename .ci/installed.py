@@ -14,7 +14,9 @@ def main(packages: list[str]) -> None:
         top = importlib.import_module(package)
         if f"{sys.prefix}/" not in str(top.__file__):
             sys.exit(f"{package} came from {top.__file__}, not from the clean environment")
-        modules = [module.name for module in pkgutil.walk_packages(top.__path__, f"{package}.")]
+        found = pkgutil.walk_packages(top.__path__, f"{package}.")
+        # a __main__ is a program: importing it would run it
+        modules = [each.name for each in found if not each.name.endswith(".__main__")]
         for name in modules:
             importlib.import_module(name)
         entries = distribution(package).entry_points

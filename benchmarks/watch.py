@@ -200,7 +200,7 @@ class Bench:
         """Measure a hub that has as many servers, and asks nothing about them."""
         with self.with_servers(BARE) as hub:
             time.sleep(self.size.settle_seconds)
-            load, _ = self.over(hub, self.size.starting_seconds)
+            load, _ = self.over(hub, self.size.rest_seconds)
         print(f"the hub alone: {load.cpu:.2%} of a core", flush=True)
         return load
 
@@ -299,6 +299,8 @@ def show(
                 "cpu_ours": rest["ours"].cpu,
                 "cpu_other": rest["stock"].cpu,
                 "cpu_floor": bare.cpu,
+                # what the hub does by itself, the same in both, taken away from both
+                "cpu_above_ratio": ratio(rest["ours"].cpu - bare.cpu, rest["stock"].cpu - bare.cpu),
                 "starting_cpu_ours": starting["ours"].cpu,
                 "starting_cpu_other": starting["stock"].cpu,
                 **{name: share for name, share in shares.items() if name != "ratio"},

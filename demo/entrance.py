@@ -265,9 +265,8 @@ def identity_command(settings: Path, *words: str) -> str:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
     if done.returncode:
-        raise SystemUnavailableError(
-            f"qhub-identity {' '.join(words)} failed: {(done.stderr or done.stdout).strip()[-1500:]}"
-        )
+        said = (done.stderr or done.stdout).strip()[-1500:]
+        raise SystemUnavailableError(f"qhub-identity {' '.join(words)} failed: {said}")
     return done.stdout
 
 

@@ -58,9 +58,7 @@ def kubernetes_stage(port: int | None, entrance: Entrance | None = None) -> Iter
             cluster,
             namespace=NAMESPACE,
             profiles=f"c.QHubSpawner.profiles = {str(profiles)!r}\n",
-            config=LINES
-            + SHARED
-            + entrance.lines(cluster.run_folder / "who", HUB_USER),
+            config=LINES + SHARED + entrance.lines(cluster.run_folder / "who", HUB_USER),
             port=port,
             environment={MARK: str(cluster.run_folder)},
             rights=SEEN,

@@ -14,8 +14,8 @@ from tests.systems.slurm import sweep as sweep_slurm
 from tests.systems.slurm_hub import SlurmHub
 from tests.systems.userenv import user_environment
 
-from .local import MARK, processes_of
 from .entrance import Entrance, SharedPassword
+from .local import MARK, processes_of
 from .stage import Stage, let_it_end, need_root, running, say
 
 # The hub's groups; the accounts of the cluster are Slurm's own matter.

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.systems.processes import SystemUnavailableError
 
+FAILURES = Path(__file__).parents[1] / "build" / "tests" / "failures.log"
 REQUIRED = bool(os.environ.get("QHUB_SYSTEMS_REQUIRED") or os.environ.get("CI"))
 
 
@@ -37,6 +40,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "unit" not in item.path.parts:
             for system in systems_of(item):
                 item.add_marker(system)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Write each failure down as it happens, those that are run again too: build/tests/failures."""
+    if report.outcome in {"failed", "rerun"}:
+        FAILURES.parent.mkdir(parents=True, exist_ok=True)
+        now = time.strftime("%H:%M:%S")
+        with FAILURES.open("a") as file:
+            file.write(f"\n==== {now} {report.outcome}: {report.nodeid} ({report.when})\n")
+            file.write(f"{report.longreprtext}\n")
+            file.writelines(f"---- {title}\n{text}\n" for title, text in report.sections)
 
 
 def systems_of(item: pytest.Item) -> set[str]:

@@ -33,6 +33,8 @@ def classes_of(path: str) -> Iterator[type[HasTraits]]:
         return
     package = importlib.import_module(path)
     for module in pkgutil.walk_packages(package.__path__, f"{path}."):
+        if module.name.endswith(".__main__"):  # to import it is to run it
+            continue
         for _, found in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
             if found.__module__ == module.name and issubclass(found, HasTraits):
                 yield found

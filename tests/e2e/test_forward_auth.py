@@ -108,9 +108,7 @@ def test_two_tabs(site: ForwardAuthSite, context: BrowserContext) -> None:
     expect(second.get_by_role("heading")).to_have_text("/physics")
 
 
-def test_a_link_does_not_sign_in_as_somebody_else(
-    site: ForwardAuthSite, browser: Browser
-) -> None:
+def test_a_link_does_not_sign_in_as_somebody_else(site: ForwardAuthSite, browser: Browser) -> None:
     """A way back that another browser began ends at a page that says so."""
     with site.client(Accept="text/html") as attacker:
         way_back = f"{site.url}{PREFIX}callback"

@@ -79,13 +79,19 @@ async def test_one_person_is_the_same_in_a_job_and_in_a_pod(stage: Any, name: st
     assert job == pod
     assert job["name"] == name
     identity = stage.hub.api("GET", f"users/{name}").json["auth_state"]["qhub"]
-    assert (job["uid"], job["gid"], job["home"]) == (identity["uid"], identity["gid"], identity["home"])
+    assert (job["uid"], job["gid"], job["home"]) == (
+        identity["uid"],
+        identity["gid"],
+        identity["home"],
+    )
     assert set(identity["gids"]) <= set(job["groups"]) | {job["gid"]}
 
 
 async def test_a_team_works_in_one_folder_from_both(stage: Any, shared: Path) -> None:
     """alice in a job and bob in a pod write into their group's folder, and read and go on in each other's files."""
-    made = await run(stage, "alice", JOB, '(team / "from-alice").write_text("alice in a job"); seen = "done"')
+    made = await run(
+        stage, "alice", JOB, '(team / "from-alice").write_text("alice in a job"); seen = "done"'
+    )
     assert made == "done"
     code = """
 (team / "from-bob").write_text("bob in a pod")

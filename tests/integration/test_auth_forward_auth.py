@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import httpx
 import pytest
@@ -17,9 +20,10 @@ from websockets.sync.client import connect
 
 from qhub_auth.forward_auth.readings import AmbiguousError, readings
 from tests.systems.forward_auth import APPS, HIDDEN, HOSTS, NAMED, PREFIX, ForwardAuthSite
+from tests.systems.hub import HubSystem
 from tests.systems.keycloak import KeycloakSystem
 from tests.systems.keycloak.pages import PageError, forms
-from tests.systems.processes import SystemUnavailableError, wait_until
+from tests.systems.processes import Ports, SystemUnavailableError, wait_until
 from tests.unit.test_auth_forward_policy import WAYS_AROUND
 
 AUDIENCE = "qhub-api"
@@ -555,6 +559,52 @@ def test_keycloak_down(spare: Any) -> None:
             alice.close()
     finally:
         own.stop()
+
+
+def test_a_service_of_the_hub(
+    user_bin: Any, make_realm: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The hub starts it and hands on its pages, never the proxy's question; a log-in works there."""
+    realm, ports = make_realm(), Ports()
+    (port,) = ports.reserve()
+    settings = tmp_path / "forward_auth_config.py"
+    settings.write_text(
+        f"c.Keycloak.issuer = {realm.issuer!r}\n"
+        f"c.Keycloak.client_id = {realm.forward_auth_client_id!r}\n"
+        f"c.Keycloak.client_secret = {realm.forward_auth_secret!r}\n"
+        "c.ForwardAuth.allow_http = True\n"
+        "c.ForwardAuth.routes = [{'hosts': ['127.0.0.1'], 'signed_in': True}]\n"
+    )
+    path = os.pathsep.join(str(Path(each).resolve()) for each in sys.path)
+    service = {
+        "name": "forward-auth",
+        "url": f"http://127.0.0.1:{port}",
+        "command": [
+            sys.executable,
+            "-m",
+            "qhub_auth.forward_auth.service",
+            "--config",
+            str(settings),
+        ],
+        "environment": {"PYTHONPATH": path},
+    }
+    config = f"c.JupyterHub.services.append({service!r})\nc.JupyterHub.spawner_class = 'simple'\n"
+    with HubSystem(tmp_path / "hub", config, environment_bin=user_bin) as hub:
+        base = f"{hub.url}services/forward-auth/"
+        realm.admin.update_client(realm.forward_auth_client_id, redirectUris=[f"{base}callback"])
+        with httpx.Client(headers={"Accept": "text/html"}, timeout=30) as browser:
+            wait_until(
+                lambda: browser.get(f"{base}signed-out").status_code == 200, DEADLINE, "its pages"
+            )
+            assert browser.get(f"{base}verify").status_code == 404
+            start = f"{base}sign-in?return_to={quote(hub.url + 'x')}"
+            answer = realm.log_in(browser, start, "alice", until=f"{hub.url}x")
+            assert answer.headers["Location"] == f"{hub.url}x"
+            asked = {"Method": "GET", "Proto": "http", "Host": "127.0.0.1", "Uri": "/x"}
+            headers = {f"X-Forwarded-{name}": value for name, value in asked.items()}
+            said = browser.get(f"http://127.0.0.1:{port}/verify", headers=headers)
+            assert said.headers["X-Forwarded-User"] == "alice"
+    ports.release()
 
 
 def test_secrets_stand_nowhere(site: ForwardAuthSite) -> None:

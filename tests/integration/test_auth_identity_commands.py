@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
-import pwd
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+import unittest.mock
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qhub_auth.commands import main
 from tests.conftest import missing
 from tests.systems.extrausers import ExtraUsers
+from tests.systems.folders import FolderSite
 from tests.systems.processes import SystemUnavailableError
-
-COMMAND = "from qhub_auth.commands import main; main()"
 
 
 class Office:
@@ -45,22 +46,26 @@ class Office:
         self.settings = folder / "qhub_auth_config.py"
         self.settings.write_text("c = get_config()\n" + "\n".join(lines) + "\n")
 
-    def run(self, *words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run `qhub-identity`."""
-        done = subprocess.run(
-            [sys.executable, "-c", COMMAND, "--config", str(self.settings), *words],
-            input=text, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
+    def run(self, *words: str, text: str | None = None) -> tuple[int, str, str]:
+        """Run `qhub-identity` in this process, as its entry point does."""
+        out, err = io.StringIO(), io.StringIO()
+        given = io.TextIOWrapper(io.BytesIO((text or "").encode()))
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            unittest.mock.patch.object(sys, "stdin", given),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main(["--config", str(self.settings), *words])
         for secret in (self.realm.client_secret, self.realm.service_secret):
-            assert secret not in done.stdout + done.stderr
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
+            assert secret not in out.getvalue() + err.getvalue()
+        return int(ended.value.code or 0), out.getvalue(), err.getvalue()
 
     def said(self, *words: str, code: int = 0, text: str | None = None) -> str:
         """What it says on standard output; on standard error if it could not do it."""
-        done = self.run(*words, text=text)
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout or done.stderr
+        ended, out, err = self.run(*words, text=text)
+        assert ended == code, out + err
+        return out or err
 
     def lines(self, name: str) -> dict[str, list[str]]:
         """The fields of a written file by the first one."""
@@ -256,17 +261,78 @@ def test_audit(office_with: Callable[..., Office]) -> None:
     assert (
         office.said("audit", "--no-machine", "--no-folders", "--strict") == "0 wrong, 0 missing\n"
     )
-    missing_ = json.loads(office.said("audit", "--json"))
+    missing_ = json.loads(office.said("audit", "--json"))  # this machine is to be ignored
     assert {each["kind"] for each in missing_ if "'carol'" in each["subject"]} == {"missing"}
     alice = json.loads(office.said("show", "alice", "--json"))["person"]
     Path(alice["home"]).mkdir(parents=True, mode=0o755)
     said = office.said("audit", "--no-machine", code=1)
     assert f"{alice['home']} has mode 755, and should have 700" in said
-    office.realm.admin.update_group("/biology", gid=8001)
+    office.realm.admin.update_group("/biology", {"share": ["rw"], "gid": ["8001"]})
     office.realm.admin.delete("erin")
     said = office.said("audit", "--no-machine", "--no-folders", code=1)
     assert "gid is 8001 in Keycloak" in said
     assert "'erin': has numbers, and Keycloak does not know them any more" in said
+
+
+@pytest.fixture
+def folder_site() -> Iterator[FolderSite]:
+    """A place for homes and shared folders, and the installed command that makes them."""
+    try:
+        site = FolderSite(gids=[[50000, 50099], [7001, 7001]])
+    except SystemUnavailableError as error:
+        missing("root", error)
+    yield site
+    site.remove()
+
+
+def test_everybodys_folders(office_with: Callable[..., Office], folder_site: FolderSite) -> None:
+    """`ensure-dirs` makes all homes and shared folders, a dry run none; the folder of a renamed group is moved with all in it, and one that is in the way is told and stays."""
+    homes, shared = folder_site.homes, folder_site.shared
+    office = office_with(**{
+        "Folders.command": [str(folder_site.command)],
+        "Folders.home_root": str(homes),
+        "Identities.home": f"{homes}/{{name}}",
+        "Identities.shared_root": str(shared),
+    })  # fmt: skip
+    office.said("sync")
+    assert "would" in office.said("ensure-dirs", "--dry-run")
+    assert not list(homes.iterdir())
+    office.said("ensure-dirs")
+    assert {path.name for path in homes.iterdir() if path.name[0] != "."} == {
+        "alice",
+        "bob",
+        "carol",
+        "dave",
+        "erin",
+    }
+    assert office.said("audit", "--strict") == "0 wrong, 0 missing\n"
+    alice = json.loads(office.said("show", "alice", "--json"))["person"]
+    (shared / "physics/team-a/kept").write_text("kept")
+    again = office.said("ensure-dirs")
+    assert "done" not in again
+    assert "as they should be" in again
+    (homes / "dave").chmod(0o755)
+    assert "home/dave has mode 755, and should have 700" in office.said("audit", code=1)
+    (homes / "dave").chmod(0o700)
+    office.realm.admin.rename_group("/physics", "physik")
+    (shared / "physik").mkdir()
+    office.said("ensure-dirs", code=1)
+    assert (shared / "physics/team-a/kept").exists()
+    groups = json.loads(office.said("show", "alice", "--json"))["identity"]["groups"]
+    assert [each["path"] for each in groups] == ["/physics", "/physics/team-a"]
+    (shared / "physik").rmdir()
+    office.said("ensure-dirs")
+    assert (shared / "physik/team-a/kept").read_text() == "kept"
+    assert not (shared / "physics").exists()
+    after = json.loads(office.said("show", "alice", "--json"))
+    assert [each["path"] for each in after["identity"]["groups"]] == ["/physik", "/physik/team-a"]
+    assert after["person"] == alice
+    assert office.said("audit", "--strict") == "0 wrong, 0 missing\n"
+
+
+def test_without_a_command_for_folders(office_with: Callable[..., Office]) -> None:
+    """Where no command makes folders `ensure-dirs` says which setting names one."""
+    assert "c.Folders.command" in office_with().said("ensure-dirs", code=1)
 
 
 def test_who_may_not_come_in_gets_nothing(office_with: Callable[..., Office]) -> None:
@@ -278,13 +344,27 @@ def test_who_may_not_come_in_gets_nothing(office_with: Callable[..., Office]) ->
     assert "has no numbers" in office.said("show", "erin", code=1)
 
 
+def test_the_command_by_itself(office_with: Callable[..., Office]) -> None:
+    """As a process of its own it does the same, and its exit code and streams are those that scripts expect."""
+    office = office_with()
+    command = [sys.executable, "-c", "from qhub_auth.commands import main; main()"]
+    for words, code in ((["sync"], 0), (["show", "nobody"], 1), (["show"], 2)):
+        done = subprocess.run(
+            [*command, "--config", str(office.settings), *words],
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert bool(done.stdout) == (code == 0)
+
+
 def test_settings_that_are_wrong(office_with: Callable[..., Office], tmp_path: Path) -> None:
     """A missing file, one that fails and a wrong value are told in a line each, by name."""
     office = office_with()
     assert "there is no file" in office.said("--config", str(tmp_path / "no.py"), "sync", code=1)
     bad = tmp_path / "bad.py"
     for content, words in (
-        ("c.Identities.home = 5", "Identities.home"),
+        ("c.Identities.home = '/x'", "c.Identities.home"),
         ("c.Identities.uid_range = 'x'", "c.Identities.uid_range"),
         ("raise RuntimeError('no')", "RuntimeError"),
         ("c.Keycloak.issuer = 'ftp://x'", "c.Keycloak.issuer"),
@@ -293,57 +373,56 @@ def test_settings_that_are_wrong(office_with: Callable[..., Office], tmp_path: P
         assert words in office.said("sync", "--config", str(bad), code=1)
 
 
-def test_accounts_of_the_machine_by_extrausers(
-    office_with: Callable[..., Office], realm: Any
+@pytest.fixture
+def extra_users() -> Iterator[ExtraUsers]:
+    """The machine's name service with our files."""
+    system = ExtraUsers()
+    try:
+        system.__enter__()
+    except SystemUnavailableError as error:
+        missing("libnss-extrausers", error)
+    try:
+        yield system
+    finally:
+        system.__exit__(None, None, None)
+
+
+def test_accounts_of_the_machine(
+    office_with: Callable[..., Office],
+    make_realm: Callable[..., Any],
+    extra_users: ExtraUsers,
 ) -> None:
     """What `qhub-identity nss` writes, the machine's own programs see: getent and id say the numbers, a process runs as that account with its groups, and `audit` finds them right."""
     people = [
         {"name": "qzoe", "password": "qzoe-demo", "groups": ["/physics/team-a"]},
         {"name": "sudo", "password": "sudo-demo"},
     ]
-    try:
-        extra = ExtraUsers()
-        extra.__enter__()
-    except SystemUnavailableError as error:
-        missing("libnss-extrausers", error)
-    try:
-        settings = {
-            "Identities.nss_folder": str(extra.folder),
-            "Identities.host_accounts": "refuse",
-        }
-        office = office_with(realm=realm, **settings)
-        for each in people:
-            realm.admin.add_person(
-                each["name"], password=each["password"], groups=each.get("groups", [])
-            )
-        office.said("sync")
-        office.said("nss")
-        zoe = json.loads(office.said("show", "qzoe", "--json"))
-        uid, gids = zoe["person"]["uid"], zoe["identity"]["gids"]
-        assert (
-            extra.getent("passwd", "qzoe")
-            == f"qzoe:x:{uid}:{uid}::{zoe['person']['home']}:/bin/bash"
-        )
-        assert extra.getent("passwd", str(uid)).startswith("qzoe:")
-        assert "qzoe" in extra.getent("group", "physics-team-a")
-        assert extra.id("qzoe").startswith(f"uid={uid}(qzoe) gid={uid}(qzoe)")
-        done = subprocess.run(
-            ["setpriv", "--reuid", "qzoe", "--regid", "qzoe", "--init-groups", "id", "-G"],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        assert sorted(map(int, done.stdout.split())) == gids
-        sudo = json.loads(office.said("show", "sudo", "--json"))["person"]
-        assert f"({sudo['uid']})" not in extra.id("sudo")
-        assert f"gid={sudo['gid']}(sudo-{sudo['gid']})" in extra.id("sudo")
-        assert "nothing changed" in office.said("nss")
-        shadow = (extra.folder / "shadow").stat()
-        assert stat.S_IMODE(shadow.st_mode) == 0o640
-        found = json.loads(office.run("audit", "--json", "--no-folders").stdout)
-        assert [
-            each for each in found if "qzoe" in each["subject"] or "physics" in each["subject"]
-        ] == []
-        assert office.said("sync").startswith("4 people") or os.path.exists("/home/alice")
-    finally:
-        extra.__exit__(None, None, None)
-    with pytest.raises(KeyError):
-        pwd.getpwnam("qzoe-is-gone")
+    settings = {
+        "Identities.nss_folder": str(extra_users.folder),
+        "Identities.host_accounts": "refuse",
+    }
+    office = office_with(realm=make_realm(people=people), **settings)
+    office.said("sync")
+    office.said("nss")
+    zoe = json.loads(office.said("show", "qzoe", "--json"))
+    uid, gids, home = zoe["person"]["uid"], zoe["identity"]["gids"], zoe["person"]["home"]
+    line = f"qzoe:x:{uid}:{uid}::{home}:/bin/bash"
+    assert extra_users.getent("passwd", "qzoe") == line
+    assert extra_users.getent("passwd", str(uid)) == line
+    assert extra_users.getent("group", "physics-team-a") == "physics-team-a:x:7001:qzoe"
+    assert extra_users.id("qzoe").startswith(f"uid={uid}(qzoe) gid={uid}(qzoe)")
+    done = subprocess.run(
+        ["setpriv", "--reuid", "qzoe", "--regid", "qzoe", "--init-groups", "id", "-G"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert sorted(map(int, done.stdout.split())) == gids
+    sudo = json.loads(office.said("show", "sudo", "--json"))["person"]
+    # rights go by a group's name: hers is not that of the machine's own
+    assert f"gid={sudo['gid']}(sudo-{sudo['gid']})" in extra_users.id("sudo")
+    assert "(sudo)" not in extra_users.id("sudo").partition("groups=")[2]
+    assert "nothing changed" in office.said("nss")
+    assert stat.S_IMODE((extra_users.folder / "shadow").stat().st_mode) == 0o640
+    found = json.loads(office.run("audit", "--json", "--no-folders")[1])
+    about = ("qzoe", "'sudo'", "physics", "biology")
+    assert [each for each in found if any(word in each["subject"] for word in about)] == []
+    assert "0 got some" in office.said("sync")

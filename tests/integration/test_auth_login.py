@@ -76,7 +76,9 @@ class TestWho:
         for _ in range(3):
             with hub.browser() as dave:
                 dave.log_in("dave")
-        lines = [line for line in hub.log_text().splitlines() if "misspelt" in line and "[W" in line]
+        lines = [
+            line for line in hub.log_text().splitlines() if "misspelt" in line and "[W" in line
+        ]
         assert len(lines) == 1
         assert "access:servers" in lines[0]
 
@@ -85,11 +87,10 @@ class TestWho:
         hub.realm.admin.add_person("frank", "frank-demo", groups=["/biology"], email="f@example.org",
                                    firstName="F", lastName="F")  # fmt: skip
         with hub.browser() as frank:
-            answer = hub.realm.log_in(
-                frank, f"{hub.url}hub/oauth_login", "frank", "frank-demo"
-            )
+            answer = hub.realm.log_in(frank, f"{hub.url}hub/oauth_login", "frank", "frank-demo")
         assert answer.status_code == 403
         assert "Ask the physicists" in answer.text
+        assert f"{hub.realm.issuer}/protocol/openid-connect/logout" in answer.text, "as another one"
         assert hub.api("GET", "users/frank").status == 404
 
     def test_blocked_goes_before_allowed(self, hub: KeycloakHub) -> None:
@@ -253,9 +254,7 @@ class TestState:
     def test_the_cookie_is_a_careful_one(self, hub: KeycloakHub) -> None:
         """Short-lived, for the hub's own pages, not for scripts; over HTTPS only where there is it."""
         for scheme in ("http", "https"):
-            answer = httpx.get(
-                f"{hub.url}hub/oauth_login", headers={"X-Forwarded-Proto": scheme}
-            )
+            answer = httpx.get(f"{hub.url}hub/oauth_login", headers={"X-Forwarded-Proto": scheme})
             cookies = answer.headers.get_list("Set-Cookie")
             line = next(each for each in cookies if each.startswith("qhub-login="))
             attributes = {each.strip().lower() for each in line.split(";")[1:]}

@@ -74,13 +74,17 @@ def test_groups_and_administrators_follow(hub: KeycloakHub, alice: Browser) -> N
     admin.add_member("alice", "/admins")
     try:
         until(
-            lambda: alice.open("hub/home") and hub.model("alice")["admin"], SECONDS, "an administrator"
+            lambda: alice.open("hub/home") and hub.model("alice")["admin"],
+            SECONDS,
+            "an administrator",
         )
         assert "/admins" in hub.model("alice")["groups"]
     finally:
         admin.remove_member("alice", "/admins")
     until(
-        lambda: alice.open("hub/home") and not hub.model("alice")["admin"], SECONDS, "nobody special"
+        lambda: alice.open("hub/home") and not hub.model("alice")["admin"],
+        SECONDS,
+        "nobody special",
     )
     assert "/admins" not in hub.model("alice")["groups"]
     assert "admin" not in hub.model("alice")["roles"]

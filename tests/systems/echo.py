@@ -21,6 +21,7 @@ PAGE = (
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body go out apart, and would wait for each other
 
     def do_GET(self) -> None:
         """Answer everything."""

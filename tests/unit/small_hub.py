@@ -31,6 +31,7 @@ class Request:
     """A request's handler, as far as the authenticator looks at it."""
 
     def __init__(self, hub: SmallHub, user: Any, *, token: bool = False) -> None:
+        self.hub = hub
         self.db, self.authenticator, self.log = hub.db, hub.authenticator, LOG
         self.settings: dict[str, Any] = {}
         self._jupyterhub_user = user
@@ -38,7 +39,7 @@ class Request:
         self.stopped: list[str] = []
 
     def find_user(self, name: str) -> Any:
-        return None
+        return next((user for user in self.hub.people if user.name == name), None)
 
     async def stop_single_user(self, user: Any, name: str = "") -> None:
         self.stopped.append(name)
@@ -57,6 +58,7 @@ class SmallHub:
         self.db.add(orm_client)
         self.db.commit()
         self.keycloak = keycloak
+        self.people: list[Any] = []
         config = Config(
             {
                 "KeycloakAuthenticator": {"allowed_groups": {"/physics"}, **settings},
@@ -84,7 +86,8 @@ class SmallHub:
         self.db.add(user)
         self.db.commit()
         assign_default_roles(self.db, entity=user)
-        return User(user, self.settings)
+        self.people.append(User(user, self.settings))
+        return self.people[-1]
 
     async def logged_in(self, name: str = "alice", **tokens: Any) -> Any:
         """Somebody who has logged in."""

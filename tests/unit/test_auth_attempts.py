@@ -31,7 +31,9 @@ def attempts(clock: Clock) -> Attempts:
 
 
 def begun(clock: Clock, next_url: str = "/hub/home") -> Attempt:
-    return Attempt.begin(now=clock(), redirect_uri="https://h/hub/oauth_callback", next_url=next_url)
+    return Attempt.begin(
+        now=clock(), redirect_uri="https://h/hub/oauth_callback", next_url=next_url
+    )
 
 
 def test_it_comes_back_as_it_was(attempts: Attempts, clock: Clock) -> None:
@@ -107,7 +109,9 @@ def test_another_hub_has_another_key(attempts: Attempts, clock: Clock) -> None:
         other.opened(attempts.sealed(begun(clock), binding), binding)
 
 
-@pytest.mark.parametrize("state", ["", "x", "A" * 40, "é", "A" * 5000, "....", "AAAA AAAA", "-_" * 40])
+@pytest.mark.parametrize(
+    "state", ["", "x", "A" * 40, "é", "A" * 5000, "....", "AAAA AAAA", "-_" * 40]
+)
 def test_what_is_no_state(attempts: Attempts, state: str) -> None:
     """Anything may come."""
     with pytest.raises(AttemptError):

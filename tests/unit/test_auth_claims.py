@@ -54,7 +54,14 @@ class TestNumbers:
 
     @pytest.mark.parametrize(
         ("value", "number"),
-        [(20001, 20001), ("20001", 20001), (["20001"], 20001), ([], None), ("", None), (None, None)],
+        [
+            (20001, 20001),
+            ("20001", 20001),
+            (["20001"], 20001),
+            ([], None),
+            ("", None),
+            (None, None),
+        ],
     )
     def test_as_keycloak_sends_them(self, value: object, number: int | None) -> None:
         """A number, text, or a list of one, by the mapper's settings."""

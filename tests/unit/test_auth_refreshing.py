@@ -40,7 +40,7 @@ def no_rights(hub: SmallHub) -> None:
     hub.authenticator.admin_api.person = refuse
 
 
-def knows(hub: SmallHub, facts: PersonFacts | None | Exception) -> list[str]:
+def knows(hub: SmallHub, facts: PersonFacts | Exception | None) -> list[str]:
     """The service account says this of everybody; returns whom it was asked about."""
     asked: list[str] = []
 
@@ -397,3 +397,20 @@ class TestByHook:
         hub.authenticator.enable_auth_state = False
         user = hub.add("x")
         assert await hub.authenticator.refresh_user(user, hub.request(user)) is True
+
+
+class TestNumbers:
+    """What an administrator does to somebody's number."""
+
+    async def test_one_that_is_taken_sends_nobody_away(
+        self, hub: SmallHub, keycloak: ScriptedKeycloak
+    ) -> None:
+        """They keep the one they have; the log says why."""
+        user = await hub.logged_in()
+        hub.authenticator.identities.store.person("sub-bob", "bob", uid=20777)
+        keycloak.claims = {"uidNumber": "20777"}
+        before = (await user.get_auth_state())["qhub"]
+        assert await hub.authenticator.refresh_user(user, hub.request(user)) is True
+        state = await user.get_auth_state()
+        assert state["qhub"] == before
+        assert state["refresh_token"] == keycloak.refresh_token

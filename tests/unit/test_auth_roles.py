@@ -24,7 +24,9 @@ def made(name: str, *scopes: str) -> tuple[list[dict[str, object]], dict[str, st
 class TestScopes:
     """Which scopes there are."""
 
-    @pytest.mark.parametrize("scope", [s for s in scope_definitions if s not in {"inherit", "(no_scope)"}])
+    @pytest.mark.parametrize(
+        "scope", [s for s in scope_definitions if s not in {"inherit", "(no_scope)"}]
+    )
     def test_all_of_the_hubs(self, scope: str) -> None:
         """Whatever the hub has."""
         assert scope_problem(scope, scope_definitions) is None
@@ -103,7 +105,9 @@ class TestRoles:
         assert roles == []
         assert name in problems
 
-    @pytest.mark.parametrize("name", ["ab", "Admins", "a role", "1st", "x\ny", "a" * 256, "rôle-x", "end-"])
+    @pytest.mark.parametrize(
+        "name", ["ab", "Admins", "a role", "1st", "x\ny", "a" * 256, "rôle-x", "end-"]
+    )
     def test_names_that_the_hub_does_not_take(self, name: str) -> None:
         """The log-in goes on without it; the hub would refuse the whole log-in."""
         roles, problems = made(name, "read:users")

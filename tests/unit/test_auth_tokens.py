@@ -26,6 +26,16 @@ from tests.unit.scripted_keycloak import CLIENT, ISSUER, KEY, signing_key, token
 KEYS = keys_of({"keys": [KEY.jwk]})
 
 
+class Later(int):
+    """So many seconds from when the test runs: the list of tests is made minutes before."""
+
+
+def at_once(changes: dict[str, Any]) -> dict[str, Any]:
+    """Make times of what is told in seconds from now."""
+    now = int(time.time())
+    return {name: now + one if isinstance(one, Later) else one for name, one in changes.items()}
+
+
 def expected(**changes: Any) -> Expected:
     return Expected(**{"issuer": ISSUER, "client_id": CLIENT, "now": time.time(), "skew": 30.0}
                     | changes)  # fmt: skip
@@ -166,13 +176,13 @@ class TestClaims:
             ({"aud": [CLIENT, "other"], "azp": None}, "several"),
             ({"aud": [CLIENT, "other"], "azp": "other"}, "several"),
             ({"azp": "other"}, "not made for"),
-            ({"exp": int(time.time()) - 31}, "ended"),
+            ({"exp": Later(-31)}, "ended"),
             ({"exp": None}, "when"),
             ({"exp": "tomorrow"}, "not a time"),
             ({"exp": True}, "not a time"),
             ({"iat": None}, "when"),
-            ({"iat": int(time.time()) + 120}, "ahead"),
-            ({"nbf": int(time.time()) + 120}, "ahead"),
+            ({"iat": Later(120)}, "ahead"),
+            ({"nbf": Later(120)}, "ahead"),
             ({"sub": None}, "whose"),
             ({"sub": ""}, "whose"),
             ({"sub": 7}, "whose"),
@@ -186,7 +196,7 @@ class TestClaims:
     )
     def test_what_is_refused(self, changes: dict[str, Any], words: str) -> None:
         """Each rule alone is enough to refuse, and the message names it."""
-        made = token(keycloak.id_claims(**{"nonce": "mine", **changes}))
+        made = token(keycloak.id_claims(**{"nonce": "mine", **at_once(changes)}))
         with pytest.raises(TokenError, match=words):
             check(made, nonce="mine")
 
@@ -196,14 +206,14 @@ class TestClaims:
             {"aud": [CLIENT]},
             {"aud": [CLIENT, "other"]},
             {"azp": None},
-            {"exp": int(time.time()) - 20},
-            {"iat": int(time.time()) + 20},
+            {"exp": Later(-20)},
+            {"iat": Later(20)},
             {"typ": None},
         ],
     )
     def test_what_is_accepted(self, changes: dict[str, Any]) -> None:
         """Several audiences if it was made for us, and clocks that differ a little."""
-        assert check(token(keycloak.id_claims(**changes)))
+        assert check(token(keycloak.id_claims(**at_once(changes))))
 
     @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
     def test_times_that_are_no_numbers(self, value: str) -> None:
@@ -289,15 +299,15 @@ class TestLogoutToken:
             {"aud": "other"},
             {"iss": "https://evil.example.org"},
             {"exp": None},
-            {"exp": int(time.time()) - 100},
-            {"iat": int(time.time()) + 100},
+            {"exp": Later(-100)},
+            {"iat": Later(100)},
             {"typ": "ID"},
         ],
     )
     def test_bad(self, changes: dict[str, Any]) -> None:
         """Each rule alone."""
         with pytest.raises(TokenError):
-            self.check(**changes)
+            self.check(**at_once(changes))
 
     def test_an_id_token_logs_nobody_out(self) -> None:
         """It has been in browsers' addresses."""

@@ -16,16 +16,22 @@ import pytest
 from batchspawner import SlurmSpawner
 from jupyterhub.app import JupyterHub
 from jupyterhub.auth import Authenticator
+from jupyterhub.crypto import CryptKeeper
 from jupyterhub.spawner import Spawner
 from kubespawner import KubeSpawner
+from oauthenticator.generic import GenericOAuthenticator
 from ruamel.yaml import YAML
 from traitlets.config import Config
 
 from qhub_auth import commands as identity_commands
 from qhub_auth.authenticator import KeycloakAuthenticator
+from qhub_auth.ensuring import COMMAND as FOLDERS
+from qhub_auth.ensuring import Folders
+from qhub_auth.forward_auth.service import ForwardAuth
 from qhub_auth.identities import Identities
 from qhub_auth.realm import RealmModel, render
 from qhub_auth.settings import Keycloak
+from qhub_auth.sync_service import GroupSync
 from qhub_spawner.catalogue import load
 from qhub_spawner.commands import DOOR, _parser
 from qhub_spawner.idle import IdleRule
@@ -51,6 +57,11 @@ FENCE = re.compile(
 )
 CLASSES: tuple[type[Any], ...] = (
     Authenticator,
+    CryptKeeper,
+    Folders,
+    ForwardAuth,
+    GenericOAuthenticator,
+    GroupSync,
     Identities,
     IdleRule,
     JupyterHub,
@@ -66,8 +77,20 @@ CLASSES: tuple[type[Any], ...] = (
 )
 # Where the commands that are not ours come from.
 COMMANDS = {
-    "shell": {"cd", "export"},
-    "Debian's base": {"chmod", "chown", "install", "ln", "tee", "useradd"},
+    "shell": {"cd", "echo", "export"},
+    "Debian's base": {
+        "apt-get",
+        "chmod",
+        "chown",
+        "find",
+        "getent",
+        "install",
+        "ln",
+        "mkdir",
+        "sed",
+        "tee",
+        "useradd",
+    },
     "python3, or an environment of it": {"pip", "python3"},
     "sudo": {"visudo"},
     "curl": {"curl"},
@@ -105,7 +128,8 @@ def test_there_are_snippets() -> None:
 def run(code: str) -> tuple[dict[str, Any], Config]:
     """Run a snippet as the hub runs jupyterhub_config.py."""
     config = Config()
-    names: dict[str, Any] = {"get_config": lambda: config}
+    names: dict[str, Any] = {"c": config, "get_config": lambda: config}
+    names["load_subconfig"] = lambda path: None
     exec(compile(code, "snippet", "exec"), names)  # noqa: S102 - it is what the test is about
     return names, config
 
@@ -129,10 +153,13 @@ def test_python(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs; what it configures exists, and holds what it may hold."""
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("GROUP_SYNC_TOKEN", "x")
     _, config = run(code)
     for section, values in config.items():
         cls = next(each for each in CLASSES if each.__name__ == section)
-        assert set(values) <= set(cls.class_trait_names(config=True)), section
+        # a section in a section is another class's, for this one only
+        own = {name for name, value in values.items() if not isinstance(value, Config)}
+        assert own <= set(cls.class_trait_names(config=True)), section
     spawner = QHubSpawner(config=config)
     spawner.warn_of_replaced_traits()
     backend = SlurmBackend(config=config)
@@ -147,8 +174,13 @@ def test_python(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("text", snippets("yaml"))
 def test_yaml(text: str, tmp_path: Path) -> None:
-    """It is a profiles file that the hub would take, or (a part of) a realm for Keycloak."""
-    document = YAML(typ="safe").load(text)
+    """It is a profiles file that the hub would take, (a part of) a realm for Keycloak, or another program's."""
+    documents = list(YAML(typ="safe").load_all(text))
+    document = documents[0]
+    if isinstance(document, dict) and {"http", "apiVersion"} & set(document):
+        # Traefik's own: tests/integration/test_auth_forward_auth.py runs it
+        assert all("forwardAuth" in str(each) or "middlewares" in str(each) for each in documents)
+        return
     if isinstance(document, dict) and "profiles" not in document:
         rest = {"name": "hub", "hub": {"secret": "x", "url": "https://hub.example.org"}}
         assert render(RealmModel.model_validate({**rest, **document}))
@@ -207,6 +239,14 @@ def test_shell(text: str) -> None:
             _parser().parse_args(arguments)
         elif program == "qhub-identity":
             identity_commands._parser().parse_args(arguments)
+        elif program == "qhub-group-sync":
+            verbs = [word for word in arguments if not word.startswith("-")]
+            assert "--config" in arguments
+            assert verbs[0] in {"report", "status", "confirm", verbs[-1]}
+        elif program == "qhub-forward-auth":
+            assert arguments[0] in {"--new-key", "--config"}
+        elif path == FOLDERS:
+            assert arguments == []  # the sudo rule allows none
         elif path == DOOR:
             assert arguments[0] == "--slurm-bin=/usr/bin"
         else:

@@ -71,13 +71,17 @@ class Admin:
         Raises:
             AdminError: The answer is not a success.
         """
-        answer = self._http.request(
-            method,
-            self._url + path,
-            json=body,
-            params=params,
-            headers={"Authorization": f"Bearer {self.token()}"},
-        )
+        for _ in range(2):
+            answer = self._http.request(
+                method,
+                self._url + path,
+                json=body,
+                params=params,
+                headers={"Authorization": f"Bearer {self.token()}"},
+            )
+            if answer.status_code != 401:
+                break
+            self._fetched = float("-inf")  # a Keycloak that was killed has forgotten its sessions
         if not answer.is_success:
             raise AdminError(f"{method} {path}", answer)
         return answer

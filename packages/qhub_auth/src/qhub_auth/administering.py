@@ -10,13 +10,12 @@ from typing import Any
 
 from qhub_auth import auditing, nss
 from qhub_auth.directory import Directory, PersonFacts
-from qhub_auth.ensuring import TREE_TIMEOUT_SECONDS, Result, ensure, follow_ups
+from qhub_auth.ensuring import TREE_TIMEOUT_SECONDS, Folders, Result, ensure, follow_ups
 from qhub_auth.errors import IdentityError, KeycloakError, KeycloakRefusedError, shown
-from qhub_auth.folder_plan import home_verb, share_plan
+from qhub_auth.folder_plan import SharePlan, home_verb, share_plan
 from qhub_auth.folders.verbs import Check, Rename, Verb
-from qhub_auth.group_numbers import GroupNumbers
 from qhub_auth.identity import Identity
-from qhub_auth.person_numbers import Person
+from qhub_auth.numbered import GroupNumbers, Person
 from qhub_auth.resolving import GID_ATTRIBUTES, identity_for, membership
 from qhub_auth.sites import Everybody, Site
 
@@ -117,7 +116,9 @@ async def sync(
     done.groups = len(await asyncio.to_thread(site.identities.group_numbers, everybody.directory))
     found = await asyncio.to_thread(_resolve, site, everybody, welcome)
     failed = {sub: each for sub, each in found.items() if isinstance(each, IdentityError)}
-    done.problems += [f"{shown(everybody.names[sub])}: {error}" for sub, error in failed.items()]
+    for sub, error in failed.items():
+        who = shown(everybody.names[sub])
+        done.problems.append(str(error) if who in str(error) else f"{who}: {error}")
     done.new = sorted({*done.new} - {everybody.names[sub] for sub in failed})
     for each in gone:
         await asyncio.to_thread(store.retire, each.sub)
@@ -297,6 +298,10 @@ async def ensure_dirs(site: Site, *, dry_run: bool = False) -> tuple[Result, ...
         _group_numbers, site, found.everybody.directory, dry_run=dry_run
     )
     plan = share_plan(found.everybody.directory, numbers, move=folders.move_renamed)
+    stuck = await _stuck(folders, plan)
+    if stuck:
+        # Or folders of the new names would be made, empty, and be in the way from then on.
+        plan = share_plan(found.everybody.directory, numbers, move=False)
     welcome = [each for sub, each in found.people.items() if sub not in found.everybody.refused]
     homes = [home_verb(each, folders.home_root) for each in welcome if each.home]
     verbs: list[Verb] = [*plan.verbs, *(each for each in homes if each is not None)]
@@ -304,13 +309,29 @@ async def ensure_dirs(site: Site, *, dry_run: bool = False) -> tuple[Result, ...
         verbs = [Check(item=each) for each in verbs]  # type: ignore[arg-type]  # only such verbs
     results = await ensure(folders.command, verbs, timeout_seconds=TREE_TIMEOUT_SECONDS)
     if dry_run:
-        return results
-    bad = {each.verb.target for each in results if isinstance(each.verb, Rename) and not each.ok}
-    moved = {key: path for key, path in plan.moved.items() if plan.folders[path] not in bad}
+        return (*stuck, *results)
+    stayed = [each.verb.target for each in results if isinstance(each.verb, Rename) and not each.ok]
+    moved = {
+        key: path
+        for key, path in plan.moved.items()
+        # a folder goes along with the one that it is in, or stays with it
+        if path in plan.folders and not any(_within(plan.folders[path], each) for each in stayed)
+    }
     if moved:
         await asyncio.to_thread(site.identities.store.folder_moved, moved)
     trees = await ensure(folders.command, follow_ups(results), timeout_seconds=TREE_TIMEOUT_SECONDS)
-    return (*results, *trees)
+    return (*stuck, *results, *trees)
+
+
+async def _stuck(folders: Folders, plan: SharePlan) -> tuple[Result, ...]:
+    """Return which folders of renamed groups cannot be moved, and why."""
+    checks = [Check(item=each) for each in plan.verbs if isinstance(each, Rename)]
+    results = await ensure(folders.command, checks, timeout_seconds=folders.timeout_seconds)
+    return tuple(each for each in results if each.result in {"refused", "failed"})
+
+
+def _within(folder: str, other: str) -> bool:
+    return folder == other or folder.startswith(f"{other}/")
 
 
 def _group_numbers(
@@ -329,7 +350,7 @@ async def audit(site: Site, *, machine: bool, folders: bool) -> list[auditing.Fi
 
     Args:
         site: What to work on.
-        machine: Ask this machine's name service, too.
+        machine: Ask this machine's name service, too, unless its accounts are to be ignored.
         folders: Look at homes and shared folders, too.
 
     Raises:
@@ -350,7 +371,7 @@ def _audit(
     found += auditing.groups(everybody.directory, groups)
     here = [each for each in known if not each.retired and each.claimed]
     numbered = [each for each in groups if not each.retired]
-    if machine:
+    if machine and site.identities.host_accounts != "ignore":
         found += auditing.machine(here, numbered, host.any_account, host.group_number)
     if folders:
         shares = [

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import sqlalchemy as sa
 from jupyterhub import orm
 from jupyterhub.roles import get_default_roles
 from jupyterhub.scopes import scope_definitions
@@ -26,7 +27,12 @@ from qhub_auth.rules import Rules, decide
 if TYPE_CHECKING:
     from qhub_auth.authenticator import KeycloakAuthenticator
 
-__all__ = ["Admission"]
+__all__ = ["Admission", "kept_folders", "same_roles"]
+
+# Made once: to put a query together takes longer than to ask it.
+_ROLES = sa.select(orm.Role.name, orm.Role.description, orm.Role.scopes)
+_ROLES_OF = _ROLES.join(orm.Role.users).where(orm.User.name == sa.bindparam("name"))
+_ROLES_NAMED = _ROLES.where(orm.Role.name.in_(sa.bindparam("names", expanding=True)))
 
 
 class Admission:
@@ -167,22 +173,30 @@ class Admission:
 
     def _default_roles(self, *, admin: bool) -> list[dict[str, Any]]:
         """Return JupyterHub's own roles of somebody as they are, so that nothing changes them."""
+        names = ["user", "admin"] if admin else ["user"]
+        roles = {role["name"]: role for role in get_default_roles() if role["name"] in names}
         db = getattr(self._authenticator.parent, "db", None)
-        roles = []
-        for role in get_default_roles():
-            if role["name"] == "user" or (admin and role["name"] == "admin"):
-                now = orm.Role.find(db, role["name"]) if db is not None else None
-                scopes = list(now.scopes) if now is not None else role["scopes"]
-                description = now.description if now is not None else role["description"]
-                roles.append({**role, "scopes": scopes, "description": description})
-        return roles
+        if db is not None:
+            for name, description, scopes in db.execute(_ROLES_NAMED, {"names": names}):
+                roles[name] = {"name": name, "description": description, "scopes": scopes or []}
+        return list(roles.values())
 
 
-def same_roles(now: Iterable[Any], wanted: Iterable[Mapping[str, Any]]) -> bool:
-    """Return whether somebody's roles in the hub's database are those of a model already."""
-    have = {role.name: (role.description, sorted(role.scopes or ())) for role in now}
+def same_roles(db: Any, model: Mapping[str, Any]) -> bool:
+    """Return whether somebody's roles in the hub's database are those of a model already.
+
+    One query for plain values: the hub's objects would be read one by one.
+    """
+    query = (
+        sa.select(orm.Role.name, orm.Role.description, orm.Role.scopes)
+        .join(orm.Role.users)
+        .where(orm.User.name == model["name"])
+    )
+    have = {
+        name: (description, sorted(scopes or ())) for name, description, scopes in db.execute(query)
+    }
     return have == {
-        role["name"]: (role.get("description"), sorted(role["scopes"])) for role in wanted
+        role["name"]: (role.get("description"), sorted(role["scopes"])) for role in model["roles"]
     }
 
 

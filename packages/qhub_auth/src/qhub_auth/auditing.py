@@ -11,10 +11,9 @@ from typing import Literal
 
 from qhub_auth.directory import Directory, PersonFacts
 from qhub_auth.errors import IdentityError, shown
-from qhub_auth.group_numbers import GroupNumbers
 from qhub_auth.host_accounts import Account
+from qhub_auth.numbered import GroupNumbers, Person
 from qhub_auth.paths import folder_of
-from qhub_auth.person_numbers import Person
 from qhub_auth.resolving import group_wanted, numbered_groups
 
 __all__ = ["Finding", "folders", "groups", "machine", "people"]

@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlencode
 from weakref import WeakValueDictionary
 
 from jupyterhub import crypto
@@ -247,6 +248,7 @@ class KeycloakAuthenticator(GenericOAuthenticator):  # type: ignore[misc]  # oau
         super().__init__(**kwargs)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._told: set[str] = set()
+        self._remembering: set[asyncio.Task[None]] = set()
         self.disguised: frozenset[str] = frozenset()
         self.provider = OpenIDProvider(self.keycloak, self.log)
         self.provider.basic_auth = self.basic_auth
@@ -338,6 +340,13 @@ class KeycloakAuthenticator(GenericOAuthenticator):  # type: ignore[misc]  # oau
                     "variable JUPYTERHUB_CRYPT_KEY of the hub to what `openssl rand -hex 32` "
                     "prints, and keep it"
                 ) from error
+        if self.logout_redirect_url.startswith(self.keycloak.issuer):
+            self.log.warning(
+                "c.%s.logout_redirect_url has no effect: logging out of Keycloak is part of "
+                "logging out; it may say where people end up afterwards",
+                name,
+            )
+            self.set_trait("logout_redirect_url", "")
         for setting in _WITHOUT_EFFECT:
             if getattr(self, setting):
                 self.log.warning(
@@ -460,7 +469,7 @@ class KeycloakAuthenticator(GenericOAuthenticator):  # type: ignore[misc]  # oau
         """
         return await self._admission.name_of(facts, by_token=by_token)
 
-    async def settle(self, model: dict[str, Any], facts: PersonFacts, user: Any) -> None:
+    async def settle(self, model: dict[str, Any], facts: PersonFacts, handler: Any) -> None:
         """Compare somebody's model with what is known of them, before it is saved.
 
         They keep the folders they had if nobody can say which there are; and roles that are as
@@ -469,13 +478,14 @@ class KeycloakAuthenticator(GenericOAuthenticator):  # type: ignore[misc]  # oau
         Args:
             model: As :meth:`auth_model_of` made it; changed in place.
             facts: What Keycloak says of them.
-            user: The hub's `User`.
+            handler: Of the request.
         """
         if self.directory_keeper.known is None:
-            state = await user.get_auth_state() or {}
+            known = handler.find_user(model["name"])
+            state = (await known.get_auth_state() if known is not None else None) or {}
             new = model["auth_state"][KEY]
             model["auth_state"][KEY] = kept_folders(new, state.get(KEY), facts.all_groups)
-        if model.get("roles") is not None and same_roles(user.roles, model["roles"]):
+        if model.get("roles") is not None and same_roles(handler.db, model):
             model["roles"] = None
 
     def tell_once(self, message: str) -> None:
@@ -521,16 +531,23 @@ class KeycloakAuthenticator(GenericOAuthenticator):  # type: ignore[misc]  # oau
         async with turn:
             yield
 
-    async def remember_session(self, model: Mapping[str, Any]) -> None:
-        """Keep whose session in Keycloak it is, so that Keycloak may end it by its number alone."""
+    def remember_session(self, model: Mapping[str, Any]) -> None:
+        """Keep whose session in Keycloak it is, so that Keycloak may end it by its number alone.
+
+        Nobody waits for it: as a rule Keycloak names the person as well.
+        """
         claims = (model.get("auth_state") or {}).get(self.user_auth_state_key) or {}
         sid, sub = claims.get("sid"), claims.get("sub")
-        if not isinstance(sid, str) or not isinstance(sub, str):
-            return
+        if isinstance(sid, str) and isinstance(sub, str):
+            task = asyncio.create_task(self._remember(sid, sub, model["name"]))
+            self._remembering.add(task)
+            task.add_done_callback(self._remembering.discard)
+
+    async def _remember(self, sid: str, sub: str, name: str) -> None:
         try:
-            await asyncio.to_thread(self.identities.store.remember_session, sid, sub, model["name"])
-        except IdentityError as error:  # Keycloak names the person as well, as a rule
-            self.log.warning("The session of %s is not remembered: %s", model["name"], error)
+            await asyncio.to_thread(self.identities.store.remember_session, sid, sub, name)
+        except IdentityError as error:
+            self.log.warning("The session of %s is not remembered: %s", name, error)
 
     async def refresh_user(self, user: Any, handler: Any = None, **_: Any) -> Any:
         """Return whether somebody may go on, after asking Keycloak; see :mod:`refreshing`."""
@@ -549,6 +566,28 @@ class KeycloakAuthenticator(GenericOAuthenticator):  # type: ignore[misc]  # oau
             base = handler.hub.base_url
             return str(url_path_join(f"{public.scheme}://{public.netloc}", base, "oauth_callback"))
         return str(OAuthenticator.get_callback_url(self, handler))
+
+    async def keycloak_logout_url(self, handler: Any, *, hint: str = "") -> str:
+        """Return the address of Keycloak's log-out page; empty if there is none.
+
+        Args:
+            handler: Of the request.
+            hint: The id token of whoever logs out; without it Keycloak asks them first.
+
+        Raises:
+            KeycloakUnavailableError: Keycloak never said where it is.
+        """
+        page = (await self.provider.endpoints()).end_session
+        if not page:
+            return ""
+        after = self.post_logout_redirect_url
+        if not after:
+            origin = "/".join(self.get_callback_url(handler).split("/")[:3])
+            after = f"{origin}{url_path_join(handler.hub.base_url, 'logout')}"
+        parameters = {"client_id": self.keycloak.client_id, "post_logout_redirect_uri": after}
+        if hint:
+            parameters["id_token_hint"] = hint
+        return f"{page}{'&' if '?' in page else '?'}{urlencode(parameters)}"
 
     async def pre_spawn_start(self, user: Any, spawner: Any) -> None:
         """Make the home and the shared folders of whoever starts a server.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import sqlalchemy as sa
 
 from qhub_auth.database import Transaction, groups, names, numbers, people, state
 from qhub_auth.errors import NumberTakenError, RangeExhaustedError, shown
-from qhub_auth.numbering import Interval, Ranges, first_free, name_key
+from qhub_auth.numbering import Interval, Ranges, first_free, gaps, name_key
 
 __all__ = ["GID", "PERSON", "PRIMARY", "UID", "Claims", "Elsewhere", "Nowhere"]
 
@@ -70,6 +70,7 @@ class Claims:
     transaction: Transaction
     ranges: Ranges
     elsewhere: Elsewhere
+    _counters: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     def number(
         self, kind: str, number: int, owner: str, who: str, *, account: str | None = None
@@ -137,22 +138,10 @@ class Claims:
             RangeExhaustedError: There is none.
         """
         kinds = (kind, *also)
-        counter = f"last:{kind}:{interval}"
-        last = self.transaction.execute(
-            sa.select(state.c.value).where(state.c.name == counter)
-        ).scalar()
-
-        def taken(number: int) -> bool:
-            return (
-                self._anybody_has(kinds, number)
-                or self.elsewhere.uid_holder(number) is not None
-                or self.elsewhere.gid_holder(number) is not None
-            )
-
-        after = int(last) if last else None
-        found = first_free(interval, self.ranges, taken, after)
-        if found is None and after is not None:  # what lies below may have been left out once
-            found = first_free(interval, self.ranges, taken)
+        last = self._last(kind, interval)
+        found = first_free(interval, self.ranges, lambda each: self._taken(kinds, each), last)
+        if found is None and last is not None:
+            found = self._left_out(kinds, interval)
         if found is None:
             setting = "uid_range" if kind == UID else "gid_range"
             msg = (
@@ -162,12 +151,46 @@ class Claims:
             raise RangeExhaustedError(msg)
         row = {"number": found, "owner": owner, "since": int(time.time())}
         self.transaction.execute(sa.insert(numbers), [{"kind": each, **row} for each in kinds])
-        if last is None:
-            self.transaction.execute(sa.insert(state).values(name=counter, value=str(found)))
-        else:
-            update = sa.update(state).where(state.c.name == counter).values(value=str(found))
-            self.transaction.execute(update)
+        self._counters[_counter(kind, interval)] = found
         return found
+
+    def finish(self) -> None:
+        """Note how far ranges are used, before the transaction ends; it only saves time later."""
+        for counter, value in self._counters.items():
+            query = sa.update(state).where(state.c.name == counter).values(value=str(value))
+            if self.transaction.execute(query).rowcount == 0:
+                known = sa.select(state.c.name).where(state.c.name == counter)
+                if self.transaction.execute(known).first() is None:
+                    self.transaction.execute(
+                        sa.insert(state).values(name=counter, value=str(value))
+                    )
+
+    def _last(self, kind: str, interval: Interval) -> int | None:
+        """Return the number of the range that was given last."""
+        counter = _counter(kind, interval)
+        if counter in self._counters:
+            return self._counters[counter]
+        query = sa.select(state.c.value).where(state.c.name == counter)
+        text = self.transaction.execute(query).scalar()
+        return int(text) if text else None
+
+    def _taken(self, kinds: Sequence[str], number: int) -> bool:
+        return self._anybody_has(kinds, number) or self._on_machine(number)
+
+    def _on_machine(self, number: int) -> bool:
+        holders = (self.elsewhere.uid_holder(number), self.elsewhere.gid_holder(number))
+        return holders != (None, None)
+
+    def _left_out(self, kinds: Sequence[str], interval: Interval) -> int | None:
+        """Return a number of the range that was passed over once, with one question for all."""
+        query = (
+            sa.select(numbers.c.number)
+            .where(numbers.c.kind.in_(kinds), numbers.c.number.between(*interval.ends))
+            .distinct()
+        )
+        used = sorted(self.transaction.execute(query).scalars())
+        found = (first_free(gap, self.ranges, self._on_machine) for gap in gaps(interval, used))
+        return next((each for each in found if each is not None), None)
 
     def bind(self, kind: str, name: str, owner: str) -> None:
         """Note that a name, which is free, is the owner's."""
@@ -212,6 +235,10 @@ class Claims:
             sa.select(groups.c.path).where(sa.literal("group:") + groups.c.digest == owner)
         ).first()
         return f"the group {shown(group.path)}" if group is not None else shown(owner)
+
+
+def _counter(kind: str, interval: Interval) -> str:
+    return f"last:{kind}:{interval}"
 
 
 def _is_group(owner: str) -> bool:

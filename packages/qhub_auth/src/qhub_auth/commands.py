@@ -335,7 +335,7 @@ def _on(arguments: argparse.Namespace, work: Callable[[Site], Awaitable[T]]) -> 
 
     async def run() -> T:
         site = Site(arguments.config)
-        _ = site.config
+        _ = site.authenticator  # whatever is wrong with the settings is told before anything else
         try:
             return await work(site)
         finally:

@@ -58,7 +58,7 @@ def install(target: Path, *, settings: str = SETTINGS, python: str = PYTHON) -> 
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(f"#!{python} -IS\n".encode() + _archive(settings))
-        os.fchmod(file.fileno(), 0o755)
+        os.fchmod(file.fileno(), 0o755)  # nosec B103 - everybody may read it, root alone writes
     part.replace(target)
     notes = "" if os.geteuid() == 0 else "not root: give the file to root before a rule names it\n"
     return f"installed {target}, with settings in {settings}\n{notes}"

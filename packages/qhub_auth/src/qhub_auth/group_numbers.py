@@ -13,54 +13,14 @@ import sqlalchemy as sa
 from qhub_auth.claiming import GID, PERSON, Claims, Elsewhere
 from qhub_auth.database import Database, Transaction, groups, names
 from qhub_auth.errors import IdentityError, NameTakenError, shown
+from qhub_auth.numbered import GroupNumbers, GroupWanted
 from qhub_auth.numbering import Ranges, checked, name_key, plain_text, unix_name
 from qhub_auth.paths import ancestors, joined, split
 
-__all__ = ["GroupNumbers", "GroupRows", "GroupWanted"]
+__all__ = ["GroupRows"]
 
 _BATCH = 500
 _LONGEST_PATH = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class GroupWanted:
-    """A group to be given a number.
-
-    Attributes:
-        key: What never changes of it: Keycloak's identifier, or ``path:/a/b`` where only its path
-            is known.
-        path: Its full path.
-        gid: The number that an administrator gave it, if one did.
-    """
-
-    key: str
-    path: str
-    gid: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GroupNumbers:
-    """A group as it is on every system.
-
-    Attributes:
-        key: What never changes of it.
-        path: Its full path.
-        gid: Its number.
-        unix_name: Its name for group(5); it stays when the group is renamed.
-        folder: The path that its folder was made for: where the folder is. It stays when the group
-            is renamed or moved, until somebody moves the folder too (`folder_moved`). Empty once
-            the folder was archived.
-        old_path: The path it had before this call, if it was renamed or moved.
-        retired: Whether Keycloak does not know it any more.
-    """
-
-    key: str
-    path: str
-    gid: int
-    unix_name: str
-    folder: str
-    old_path: str | None = None
-    retired: bool = False
 
 
 class GroupRows:
@@ -193,6 +153,7 @@ class GroupRows:
                 if strict:
                     raise
                 self.log.error("the group %s is left out: %s", shown(each.path), error)  # noqa: TRY400 - the message says it all
+        claims.finish()
         return found
 
     def _keep_group(self, claims: Claims, wanted: GroupWanted) -> GroupNumbers:

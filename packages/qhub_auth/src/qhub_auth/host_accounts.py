@@ -11,8 +11,8 @@ from typing import Literal
 
 from qhub_auth.errors import NameTakenError, NumberTakenError, shown
 from qhub_auth.nss import entries
+from qhub_auth.numbered import PersonWanted
 from qhub_auth.numbering import Ranges
-from qhub_auth.person_numbers import PersonWanted
 
 __all__ = ["Account", "HostAccounts", "agreed"]
 

@@ -15,12 +15,15 @@ from typing import Any
 import sqlalchemy as sa
 from jupyterhub import orm
 from jupyterhub.roles import create_role
+from sqlalchemy.orm import lazyload, selectinload
 
 from qhub_auth.sync_bodies import Listed
 
 __all__ = ["HubGroups", "HubRoles", "Row", "fingerprint", "names_there", "page_of", "users_named"]
 
 _AT_ONCE = 500
+# Of a group only itself: what it is shared, and its roles, nobody asks for here.
+_ALONE = (lazyload(orm.Group.roles), lazyload(orm.Group.shared_with_me))
 _user_roles = orm.Base.metadata.tables["user_role_map"]
 
 
@@ -119,9 +122,17 @@ def names_there(db: Any, names: Iterable[str]) -> set[str]:  # noqa: ANN401 - a 
 
 
 def users_named(db: Any, names: Sequence[str]) -> dict[str, Any]:  # noqa: ANN401 - a session of SQLAlchemy
-    """Return users as objects, groups and roles loaded with them, by name."""
-    query = sa.select(orm.User).where(orm.User.name.in_(names))
-    return {user.name: user for user in db.execute(query).scalars()}
+    """Return users as objects, groups and roles loaded with them and nothing beyond, by name."""
+    query = (
+        sa.select(orm.User)
+        .where(orm.User.name.in_(names))
+        .options(
+            selectinload(orm.User.groups).options(*_ALONE),
+            selectinload(orm.User.roles),
+        )
+    )
+    with db.no_autoflush:
+        return {user.name: user for user in db.execute(query).scalars()}
 
 
 class HubGroups:
@@ -135,19 +146,28 @@ class HubGroups:
         self._db = db
         self._known: dict[str, Any] = {}
 
+    def learn(self, names: Iterable[str]) -> None:
+        """Look for groups that will be asked for, all at once."""
+        with self._db.no_autoflush:
+            self._find([name for name in names if name not in self._known])
+
     def named(self, names: Iterable[str]) -> list[Any]:
         """Return groups by name; those that are missing are made."""
         wanted = list(names)
         unknown = [name for name in wanted if name not in self._known]
-        for start in range(0, len(unknown), _AT_ONCE):
-            part = unknown[start : start + _AT_ONCE]
-            query = sa.select(orm.Group).where(orm.Group.name.in_(part))
-            self._known |= {group.name: group for group in self._db.execute(query).scalars()}
+        if unknown:
+            self._find(unknown)
         for name in unknown:
             if name not in self._known:
                 self._known[name] = group = orm.Group(name=name)
                 self._db.add(group)
         return [self._known[name] for name in wanted]
+
+    def _find(self, names: Sequence[str]) -> None:
+        for start in range(0, len(names), _AT_ONCE):
+            part = names[start : start + _AT_ONCE]
+            query = sa.select(orm.Group).where(orm.Group.name.in_(part)).options(*_ALONE)
+            self._known |= {group.name: group for group in self._db.execute(query).scalars()}
 
 
 class HubRoles:

@@ -20,10 +20,11 @@ from qhub_auth.errors import (
     NameTakenError,
     shown,
 )
-from qhub_auth.group_numbers import GroupNumbers, GroupWanted
 from qhub_auth.host_accounts import HostAccounts, agreed
 from qhub_auth.identity import Identity
+from qhub_auth.numbered import GroupNumbers, GroupWanted
 from qhub_auth.numbering import SYSTEM_ACCOUNTS, Ranges, intervals, name_key
+from qhub_auth.paths import ancestors
 from qhub_auth.resolving import (
     check_primary,
     checked_home,
@@ -31,6 +32,7 @@ from qhub_auth.resolving import (
     identity_for,
     membership,
     numbered_groups,
+    path_trouble,
     with_shares,
 )
 from qhub_auth.store import IdentityStore, Person, PersonWanted
@@ -208,6 +210,18 @@ class Identities(LoggingConfigurable):
             msg = f"c.Identities.home: {shown(value)}; expected e.g. '/home/{{name}}'"
             raise TraitError(msg)
         return value
+
+    @validate("shares")
+    def _check_shares(self, proposal: Any) -> Any:  # noqa: ANN401 - traitlets' own
+        for path, share in proposal["value"].items():
+            trouble = path_trouble(path)
+            if not trouble and share == "all" and ancestors(path):
+                # its members would be members of the groups above it
+                trouble = "only a group that is in no other can be everybody's"
+            if trouble:
+                msg = f"c.Identities.shares: {shown(path)}: {trouble}"
+                raise TraitError(msg)
+        return proposal["value"]
 
     @property
     def ranges(self) -> Ranges:

@@ -13,10 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from qhub_auth.errors import IdentityError, shown
-from qhub_auth.group_numbers import GroupWanted
+from qhub_auth.numbered import GroupWanted, PersonWanted
 from qhub_auth.numbering import Ranges
 from qhub_auth.paths import joined
-from qhub_auth.person_numbers import PersonWanted
 
 __all__ = ["Found", "from_group", "from_ldif", "from_passwd", "from_realm", "selected"]
 

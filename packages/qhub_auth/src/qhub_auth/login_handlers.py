@@ -90,7 +90,8 @@ class _LoginPages(BaseHandler):  # type: ignore[misc]  # JupyterHub has no types
         again = self.begin_again(next_url)
         if isinstance(error, RefusedError):
             self.log.warning("Log-in refused: %s", error.reason)
-            logout = url_path_join(self.hub.base_url, "logout")
+            # at the hub there is no session to end; Keycloak asks, since it gets no token along
+            logout = await self.authenticator.keycloak_logout_url(self)
             await pages.show(self, 403, "refused", message=str(error), logout=logout)
         elif isinstance(error, KeycloakUnavailableError | IdentityUnavailableError):
             self.log.warning("Log-in is not possible: %s", error)
@@ -98,8 +99,16 @@ class _LoginPages(BaseHandler):  # type: ignore[misc]  # JupyterHub has no types
                 "Retry-After": str(_AGAIN_SECONDS),
                 "Refresh": f"{_AGAIN_SECONDS}; url={again}",
             }
+            of_numbers = isinstance(error, IdentityUnavailableError)
+            what = "The hub's database of people" if of_numbers else "Keycloak, for log-in here,"
             await pages.show(
-                self, 503, "unavailable", headers=headers, again=again, seconds=_AGAIN_SECONDS
+                self,
+                503,
+                "unavailable",
+                headers=headers,
+                what=what,
+                again=again,
+                seconds=_AGAIN_SECONDS,
             )
         elif isinstance(error, KeycloakRefusedError) and error.code == "invalid_grant":
             self.log.info("A log-in came too late: %s", error)
@@ -247,11 +256,10 @@ class CallbackHandler(OAuthCallbackHandler, _LoginPages):  # type: ignore[misc] 
     async def auth_to_user(self, authenticated: dict[str, Any], user: Any = None) -> Any:
         """Save what was learnt, in turn with others that change it."""
         async with self.authenticator.saving(authenticated["name"]):
-            known = self.find_user(authenticated["name"])
-            if known is not None and self.facts is not None:
-                await self.authenticator.settle(authenticated, self.facts, known)
+            if self.facts is not None:
+                await self.authenticator.settle(authenticated, self.facts, self)
             user = await super().auth_to_user(authenticated, user)
-        await self.authenticator.remember_session(authenticated)
+        self.authenticator.remember_session(authenticated)
         return user
 
     def set_login_cookie(self, user: Any) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlencode
 
 from jupyterhub.handlers import BaseHandler
-from jupyterhub.utils import url_path_join
 from oauthenticator.oauth2 import OAuthLogoutHandler
 
 from qhub_auth import pages
@@ -71,22 +69,9 @@ class SingleLogoutHandler(OAuthLogoutHandler):  # type: ignore[misc]  # oauthent
         if hint and len(hint) > _LONGEST_HINT and refresh_token:
             await provider.end_session(refresh_token, seconds=_LOOK_SECONDS)
             return None
-        parameters = {
-            "client_id": self.authenticator.keycloak.client_id,
-            "post_logout_redirect_uri": self._afterwards(),
-        }
-        if hint and len(hint) <= _LONGEST_HINT:
-            parameters["id_token_hint"] = hint
-        mark = "&" if "?" in endpoints.end_session else "?"
-        return f"{endpoints.end_session}{mark}{urlencode(parameters)}"
-
-    def _afterwards(self) -> str:
-        configured: str = self.authenticator.post_logout_redirect_url
-        if configured:
-            return configured
-        callback: str = self.authenticator.get_callback_url(self)
-        origin = "/".join(callback.split("/")[:3])
-        return f"{origin}{url_path_join(self.hub.base_url, 'logout')}"
+        hint = hint if hint and len(hint) <= _LONGEST_HINT else ""
+        url: str = await self.authenticator.keycloak_logout_url(self, hint=hint)
+        return url
 
     async def render_logout_page(self) -> None:
         """Send the browser on, or show the hub's own page."""

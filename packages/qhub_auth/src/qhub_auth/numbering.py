@@ -58,7 +58,8 @@ SYSTEM_ACCOUNTS = frozenset(
     """
     _apt backup bin daemon dbus games gnats halt irc jupyterhub keycloak libvirt-qemu list lp mail
     man messagebus munge mysql news nobody operator polkitd postgres postfix proxy root shutdown
-    slurm sshd sssd sync sys systemd-network systemd-resolve systemd-timesync tss uucp uuidd www-data
+    slurm sshd sssd sync sys systemd-network systemd-resolve systemd-timesync tss uucp uuidd
+    www-data
     """.split()  # noqa: SIM905 - read as a list of names
 )
 
@@ -69,6 +70,11 @@ class Interval:
 
     first: int
     last: int
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Both ends."""
+        return self.first, self.last
 
     def __contains__(self, number: int) -> bool:
         return self.first <= number <= self.last

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 __all__ = ["Backoff", "Rhythm"]
 
-_FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS = 1.0, 30.0
+_FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS = 1.0, 15.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 __all__ = ["ancestors", "folder_of", "joined", "path_part", "split", "with_parents"]
 
@@ -16,9 +17,12 @@ _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456
 # Below the 255 bytes that a file's name may have, with room for what tools add; and what is kept
 # before a hash.
 _LONGEST_PART, _LONGEST_KEPT = 240, 150
+# The same few hundred paths are read at every log-in.
+_REMEMBERED = 16384
 _SEPARATOR = re.compile(r"(?<!~)/")
 
 
+@lru_cache(_REMEMBERED)
 def split(path: str) -> tuple[str, ...]:
     """Return the names of the groups on `path`, the outermost first, e.g. ``("physics", "lab")``.
 
@@ -42,6 +46,7 @@ def joined(parts: Iterable[str]) -> str:
     return "".join("/" + part.replace("/", "~/") for part in parts)
 
 
+@lru_cache(_REMEMBERED)
 def ancestors(path: str) -> tuple[str, ...]:
     """Return the paths of all groups above `path`, the outermost first; not `path` itself."""
     parts = split(path)

@@ -6,79 +6,22 @@ import logging
 import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import sqlalchemy as sa
 
 from qhub_auth.claiming import GID, PERSON, UID, Claims, Elsewhere
 from qhub_auth.database import Database, Transaction, names, people
-from qhub_auth.errors import IdentityError, NameTakenError, shown
+from qhub_auth.errors import IdentityError, IdentityUnavailableError, NameTakenError, shown
+from qhub_auth.numbered import UNCLAIMED, Person, PersonWanted
 from qhub_auth.numbering import Ranges, checked, name_key, plain_text
+from qhub_auth.person_rows import ARCHIVED, change, named, of_subs, person_of
 
-__all__ = ["Person", "PersonRows", "PersonWanted", "named"]
+__all__ = ["PersonRows"]
 
-UNCLAIMED = "unclaimed:"
-"""How the sub of a record begins whose person Keycloak has not named yet: it was imported, or its
-name was released with its numbers."""
 _BATCH = 500
 _AT_ONCE = 100
 _LONGEST_KEY = 200
-_ARCHIVED = "archived:"
-
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    """A person as they are on every system.
-
-    Attributes:
-        sub: Who they are in Keycloak, for ever.
-        name: Their account's name.
-        uid: Their number.
-        gid: Their primary group's number.
-        home: Their home; empty once it was archived.
-        retired: Whether Keycloak does not know them any more.
-    """
-
-    sub: str
-    name: str
-    uid: int
-    gid: int
-    home: str
-    retired: bool = False
-
-    @property
-    def claimed(self) -> bool:
-        """Whether somebody in Keycloak has this record; else the first of that name gets it."""
-        return not self.sub.startswith(UNCLAIMED)
-
-    def has_numbers_of(self, wanted: PersonWanted) -> bool:
-        """Whether the numbers and the home are those that somebody gave, as far as one did."""
-        pairs = ((wanted.uid, self.uid), (wanted.gid, self.gid), (wanted.home, self.home))
-        return all(asked is None or asked == has for asked, has in pairs)
-
-    def matches(self, wanted: PersonWanted) -> bool:
-        """Whether nothing of the record would change."""
-        as_wanted = self.name == wanted.name and self.has_numbers_of(wanted)
-        return as_wanted and not self.retired and bool(self.home)
-
-
-@dataclass(frozen=True, slots=True)
-class PersonWanted:
-    """A person to be given numbers.
-
-    Attributes:
-        sub: Who they are in Keycloak.
-        name: Their account's name.
-        uid: The number that an administrator gave them, if one did.
-        gid: The same for their primary group; their uid if not.
-        home: The same for their home.
-    """
-
-    sub: str
-    name: str
-    uid: int | None = None
-    gid: int | None = None
-    home: str | None = None
 
 
 class PersonRows:
@@ -136,7 +79,7 @@ class PersonRows:
         """
         asked = {each.sub: each for each in wanted}
         with self.database.reading() as transaction:
-            known = _of_subs(transaction, asked)
+            known = of_subs(transaction, asked)
         found = {sub: one for sub, one in known.items() if one.matches(asked[sub])}
         missing = [each for sub, each in asked.items() if sub not in found]
         if missing:
@@ -150,7 +93,7 @@ class PersonRows:
     def find_all(self, subs: Iterable[str]) -> dict[str, Person]:
         """Return what was kept of people, retired or not, by sub."""
         with self.database.reading() as transaction:
-            return _of_subs(transaction, subs)
+            return of_subs(transaction, subs)
 
     def person_named(self, name: str) -> Person | None:
         """Return whose name this is, or was; `None` if it is free."""
@@ -185,7 +128,7 @@ class PersonRows:
             query = query.where(people.c.retired.is_(None))
         with self.database.reading() as transaction:
             rows = transaction.execute(query).all()
-        yield from map(_person, rows)
+        yield from map(person_of, rows)
 
     def retire(self, sub: str) -> bool:
         """Note that Keycloak does not know somebody any more; says whether that is news.
@@ -206,10 +149,10 @@ class PersonRows:
         """
 
         def note(transaction: Transaction) -> None:
-            known = _of_subs(transaction, [sub]).get(sub)
+            known = of_subs(transaction, [sub]).get(sub)
             if known is not None:
                 query = sa.update(people).where(people.c.sub == sub)
-                transaction.execute(query.values(home=f"{_ARCHIVED}{known.uid}"))
+                transaction.execute(query.values(home=f"{ARCHIVED}{known.uid}"))
 
         self.database.writing(note)
 
@@ -239,8 +182,8 @@ class PersonRows:
                     raise IdentityError(msg)
                 nobody = f"{UNCLAIMED}{uuid.uuid4()}"
                 claims.hand_over(owner.sub, nobody)
-                change = {"sub": nobody, "retired": None}
-                transaction.execute(sa.update(people).where(mine).values(change))
+                gone = {"sub": nobody, "retired": None}
+                transaction.execute(sa.update(people).where(mine).values(gone))
                 return owner
             transaction.execute(
                 sa.delete(names).where(names.c.kind == PERSON, names.c.name == name_key(name))
@@ -253,7 +196,7 @@ class PersonRows:
 
     def _keep_unclaimed(self, claims: Claims, wanted: PersonWanted) -> Person:
         """Keep numbers for somebody whom Keycloak has not named yet."""
-        asked = _plain(replace(wanted, sub=f"{UNCLAIMED}{uuid.uuid4()}"))
+        asked = _plain(replace(wanted, sub=f"{UNCLAIMED}{uuid.uuid4()}"), unclaimed=True)
         known = named(claims.transaction, asked.name)
         if known is not None and not known.has_numbers_of(asked):
             given = {"uid": asked.uid, "gid": asked.gid, "home": asked.home}
@@ -273,32 +216,47 @@ class PersonRows:
 
         def give(transaction: Transaction) -> dict[str, Person]:
             claims = Claims(transaction, self.ranges, self.elsewhere)
+            given = {each.sub: self._give(claims, _plain(each)) for each in part}
+            claims.finish()
+            return given
+
+        def give_each(transaction: Transaction) -> dict[str, Person]:
+            claims = Claims(transaction, self.ranges, self.elsewhere)
             given: dict[str, Person] = {}
             for each in part:
                 try:
                     with transaction.begin_nested():
                         given[each.sub] = self._give(claims, _plain(each))
                 except IdentityError as error:
-                    if failed is None:
-                        raise
-                    failed[each.sub] = error
+                    errors[each.sub] = error
+            claims.finish()
             return given
 
+        errors: dict[str, IdentityError] = {}
         for start in range(0, len(wanted), _AT_ONCE):
             part = wanted[start : start + _AT_ONCE]
-            found |= self.database.writing(give)
+            try:
+                found |= self.database.writing(give)
+            except IdentityUnavailableError:
+                raise
+            except IdentityError:
+                if failed is None:
+                    raise
+                # Nothing of that was kept: once more, and slower, to find out whose it is.
+                found |= self.database.writing(give_each)
+                failed |= errors
         return found
 
     def _give(self, claims: Claims, wanted: PersonWanted) -> Person:
         """Return a person's record, made or changed so that it is as wanted."""
         transaction, sub = claims.transaction, wanted.sub
-        known = _of_subs(transaction, [sub]).get(sub)
+        known = of_subs(transaction, [sub]).get(sub)
         owner = named(transaction, wanted.name)
         if owner is not None and owner.sub != sub:
             if owner.claimed or known is not None:
                 raise NameTakenError(_name_taken(wanted, owner))
             claims.hand_over(owner.sub, sub)
-            _change(transaction, replace(owner, sub=sub), was=owner.sub)
+            change(transaction, replace(owner, sub=sub), was=owner.sub)
             self.log.info("%s is now known to Keycloak as %s", shown(owner.name), shown(sub))
             known = replace(owner, sub=sub)
         elif owner is None:
@@ -308,7 +266,7 @@ class PersonRows:
             values = {"sub": sub, "name": person.name, "uid": person.uid, "gid": person.gid}
             transaction.execute(sa.insert(people).values(**values, home=person.home))
         else:
-            _change(transaction, person)
+            change(transaction, person)
         self._tell(known, person)
         return person
 
@@ -366,10 +324,11 @@ class PersonRows:
             )
 
 
-def _plain(wanted: PersonWanted) -> PersonWanted:
+def _plain(wanted: PersonWanted, *, unclaimed: bool = False) -> PersonWanted:
     sub = plain_text(wanted.sub, "the identifier of a person (sub)")
-    if sub != sub.strip():  # MariaDB compares texts without the blanks at their ends
-        msg = f"the identifier of a person (sub) {shown(sub)} has a blank at an end"
+    # MariaDB compares texts without the blanks at their ends; and no word of ours is somebody's
+    if sub != sub.strip() or sub.startswith(UNCLAIMED) is not unclaimed:
+        msg = f"the identifier of a person (sub) {shown(sub)} has a blank at an end, or is our own"
         raise IdentityError(msg)
     name = plain_text(wanted.name, "the name of a person")
     if len(name_key(name)) > _LONGEST_KEY or set(name) & set("/:") or name != name.strip():
@@ -389,45 +348,3 @@ def _name_taken(wanted: PersonWanted, owner: Person) -> str:
         f"Keycloak knows them as {shown(owner.sub)}, and who comes now as {shown(wanted.sub)}. "
         f"If they are gone, an administrator may free it: qhub-identity release {wanted.name}"
     )
-
-
-def _person(row: sa.Row[tuple[object, ...]]) -> Person:
-    home = "" if row.home.startswith(_ARCHIVED) else row.home
-    return Person(row.sub, row.name, row.uid, row.gid, home, row.retired is not None)
-
-
-def _of_subs(transaction: Transaction, subs: Iterable[str]) -> dict[str, Person]:
-    found: dict[str, Person] = {}
-    left = [sub for sub in subs if _askable(sub)]
-    while left:
-        part, left = left[:_BATCH], left[_BATCH:]
-        rows = transaction.execute(sa.select(people).where(people.c.sub.in_(part)))
-        found |= {row.sub: _person(row) for row in rows}
-    return found
-
-
-def _askable(text: str) -> bool:
-    """Whether every database can be asked for the text; what it cannot be is not in it."""
-    try:
-        return "\0" not in text and bool(text.encode())
-    except UnicodeEncodeError:
-        return False
-
-
-def named(transaction: Transaction, name: str) -> Person | None:
-    """Return whose name this is, or was; `None` if it is free."""
-    if not _askable(name):
-        return None
-    query = (
-        sa.select(people)
-        .join(names, names.c.owner == people.c.sub)
-        .where(names.c.kind == PERSON, names.c.name == name_key(name))
-    )
-    row = transaction.execute(query).first()
-    return None if row is None else _person(row)
-
-
-def _change(transaction: Transaction, person: Person, was: str | None = None) -> None:
-    values = {"sub": person.sub, "name": person.name, "uid": person.uid, "gid": person.gid}
-    query = sa.update(people).where(people.c.sub == (was or person.sub))
-    transaction.execute(query.values(**values, home=person.home, retired=None))

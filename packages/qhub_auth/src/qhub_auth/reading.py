@@ -28,21 +28,23 @@ async def read_everything(admin: KeycloakAdmin) -> Snapshot:
     Raises:
         KeycloakError: Something could not be read; there is no half of an answer.
     """
-    realm, accounts = await asyncio.gather(admin.realm(fresh=True), _accounts(admin))
-    groups = list(realm.groups)
-    roles = sorted(realm.composites.leading)
     try:
         async with asyncio.TaskGroup() as tasks:
-            in_groups = [tasks.create_task(admin.all_members(each)) for each in groups]
-            with_roles = [tasks.create_task(admin.role_members(each)) for each in roles]
+            listed = tasks.create_task(_accounts(admin))
+            realm = await admin.realm(fresh=True)
+            in_groups = {each: tasks.create_task(admin.all_members(each)) for each in realm.groups}
+            with_roles = {
+                each: tasks.create_task(admin.role_members(each))
+                for each in realm.composites.leading
+            }
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from errors
     of_groups: dict[str, set[str]] = {}
-    for group, members in zip(groups, in_groups, strict=True):
+    for group, members in in_groups.items():
         for sub in members.result():
             of_groups.setdefault(sub, set()).add(group)
     of_roles: dict[str, set[RoleKey]] = {}
-    for role, holders in zip(roles, with_roles, strict=True):
+    for role, holders in with_roles.items():
         for sub in holders.result():
             of_roles.setdefault(sub, set()).add(role)
     people = {
@@ -51,7 +53,7 @@ async def read_everything(admin: KeycloakAdmin) -> Snapshot:
             groups=frozenset(of_groups.get(sub, ())),
             roles=frozenset(of_roles.get(sub, ())),
         )
-        for sub, account in accounts.items()
+        for sub, account in listed.result().items()
     }
     return Snapshot(realm=realm, people=people)
 

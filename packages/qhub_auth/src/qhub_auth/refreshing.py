@@ -21,6 +21,7 @@ from qhub_auth.errors import (
     KeycloakError,
     KeycloakRefusedError,
     KeycloakUnavailableError,
+    NameTakenError,
     RefusedError,
     TokenError,
 )
@@ -135,15 +136,13 @@ class Refresher:
     ) -> Outcome:
         """Save new tokens and what they say. The old refresh token may be good no more."""
         authenticator = self._authenticator
-        sub = str((state.get(authenticator.user_auth_state_key) or {}).get("sub", ""))
+        sub = (state.get(authenticator.user_auth_state_key) or {}).get("sub")
         try:
             facts, kept = await authenticator.facts_of_tokens(tokens, nonce=None, sub=sub)
-            model = await self._model(user, facts, kept)
+            model = await self._model(user, handler, facts, kept)
         except RefusedError as error:
-            self._log.warning("%s may not go on: %s", user.name, error.reason)
             await user.save_auth_state(_with_tokens(state, tokens))
-            await _take_rights(user, handler)
-            return Outcome.REFUSED
+            return await self._refused(user, handler, error)
         except TokenError as error:
             self._log.error("%s has to log in again: %s", user.name, error)
             return await self._session_is_over(user, handler, state)
@@ -166,9 +165,24 @@ class Refresher:
             )
         return Outcome.OVER
 
+    async def _refused(self, user: Any, handler: Any, error: RefusedError) -> Outcome:
+        """Let somebody go on no longer, unless it is only their numbers that cannot be had.
+
+        They have numbers: that an administrator gave them others, which are somebody's already, or
+        none at all, is no reason to send them away from their work.
+        """
+        cause = error.__cause__
+        if isinstance(cause, IdentityError) and not isinstance(cause, NameTakenError):
+            self._log.error("%s keeps the numbers they have: %s", user.name, cause)
+            return Outcome.KEPT
+        self._log.warning("%s may not go on: %s", user.name, error.reason)
+        await _take_rights(user, handler)
+        return Outcome.REFUSED
+
     async def _model(
         self,
         user: Any,
+        handler: Any,
         facts: PersonFacts | None,
         kept: dict[str, Any] | None,
         sub: str = "",
@@ -184,7 +198,7 @@ class Refresher:
         model = await authenticator.auth_model_of(facts, tokens=kept)
         if model["name"] != user.name:
             raise RefusedError("", reason=f"they are called {model['name']} in Keycloak now")
-        await authenticator.settle(model, facts, user)
+        await authenticator.settle(model, facts, handler)
         return model
 
     # ---- by the service account ----
@@ -226,11 +240,9 @@ class Refresher:
         async with authenticator.saving(user.name):
             try:
                 state = await user.get_auth_state() or {}
-                model = await self._model(user, facts, None, sub=sub)
+                model = await self._model(user, handler, facts, None, sub=sub)
             except RefusedError as error:
-                self._log.warning("%s may not go on: %s", user.name, error.reason)
-                await _take_rights(user, handler)
-                return Outcome.REFUSED
+                return await self._refused(user, handler, error)
             model["auth_state"] = {**state, **model["auth_state"]}
             await _apply(user, handler, model)
         return Outcome.SAVED
@@ -241,6 +253,11 @@ class _NoRequest:
 
     def __init__(self, user: Any, authenticator: KeycloakAuthenticator) -> None:
         self.db, self.authenticator, self.log = user.db, authenticator, authenticator.log
+        self._user = user
+
+    def find_user(self, _name: str) -> Any:
+        """Return whom it is about."""
+        return self._user
 
 
 def _of_own_browser(user: Any, handler: Any) -> bool:

@@ -10,10 +10,9 @@ from typing import Literal
 
 from qhub_auth.directory import Directory, Group, PersonFacts, Share
 from qhub_auth.errors import IdentityError, NumberTakenError, shown
-from qhub_auth.group_numbers import GroupNumbers, GroupWanted
 from qhub_auth.identity import Folder, Identity
+from qhub_auth.numbered import GroupNumbers, GroupWanted, Person
 from qhub_auth.paths import ancestors, split
-from qhub_auth.person_numbers import Person
 
 __all__ = [
     "GID_ATTRIBUTES",

@@ -86,10 +86,12 @@ class Site:
             ConfigurationError: A setting is wrong.
         """
         try:
-            return KeycloakAuthenticator(config=self.config)
+            made = KeycloakAuthenticator(config=self.config)
+            _ = made.identities, made.folders  # made when they are first asked for
         except TraitError as error:
             msg = f"{self.path}: {error}"
             raise ConfigurationError(msg) from error
+        return made
 
     @property
     def identities(self) -> Identities:

@@ -18,9 +18,11 @@ from sqlalchemy.engine import URL
 from qhub_auth.claiming import Claims, Elsewhere, Nowhere
 from qhub_auth.database import Database, Transaction, numbers
 from qhub_auth.errors import IdentityError
-from qhub_auth.group_numbers import GroupNumbers, GroupRows, GroupWanted
+from qhub_auth.group_numbers import GroupRows
+from qhub_auth.numbered import GroupNumbers, GroupWanted, Person, PersonWanted
 from qhub_auth.numbering import Ranges
-from qhub_auth.person_numbers import Person, PersonRows, PersonWanted, named
+from qhub_auth.person_numbers import PersonRows
+from qhub_auth.person_rows import named
 from qhub_auth.remembered import Remembered
 
 __all__ = [
@@ -151,6 +153,7 @@ class IdentityStore(PersonRows, GroupRows, Remembered):
                 problems.append(str(error))
             if not known:
                 new.add(group.key)
+        claims.finish()
         if problems:
             return Imported(problems=tuple(problems))
         return Imported(found, given, frozenset(new))

@@ -15,10 +15,11 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from traitlets import Bool, Float, Instance, Integer, Unicode, default
+from traitlets import Bool, Float, Instance, Integer, List, Unicode, default
 from traitlets.config import Application, catch_config_error
 
 from qhub_auth import __version__
+from qhub_auth.afterwards import Afterwards
 from qhub_auth.errors import ConfigurationError, QHubAuthError
 from qhub_auth.hub_door import HubDoor
 from qhub_auth.identities import Identities
@@ -149,6 +150,35 @@ class GroupSync(Application):
         help="So many people or memberships may go in any case, for small hubs. Default: 5.",
     )
 
+    after_changes = List(
+        List(Unicode(), minlen=1),
+        config=True,
+        help="""
+        Commands to run some time after groups, roles or people changed, and after each comparison
+        of everything: lists of a program and its arguments, without a shell. One that fails is told
+        in the log and run again. Default: none.
+
+        Example: ``c.GroupSync.after_changes = [["/opt/hub/bin/qhub-identity", "--config",
+        "/etc/jupyterhub/qhub_auth_config.py", "nss"]]``
+        """,
+    )
+    after_changes_seconds = Float(
+        60.0,
+        min=0.0,
+        max=24 * 3600.0,
+        config=True,
+        help="""
+        How long after a change those commands are run, in seconds, so that many changes lead to one
+        run. They read everything from Keycloak anew. Default: 60.
+        """,
+    )
+    after_changes_timeout_seconds = Float(
+        600.0,
+        min=1.0,
+        config=True,
+        help="How long one of those commands may take, in seconds. Default: 600.",
+    )
+
     keycloak = Instance(Keycloak)
     identities = Instance(Identities)
 
@@ -241,12 +271,23 @@ class GroupSync(Application):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
         self.log.info("Following %s", self.keycloak.issuer)
-        telling = asyncio.create_task(self._tell_status(syncing))
+        afterwards = Afterwards(
+            [] if self.dry_run else self.after_changes,
+            settle=self.after_changes_seconds,
+            timeout=self.after_changes_timeout_seconds,
+            log=self.log,
+        )
+        syncing.changed = afterwards.changed
+        beside = {
+            asyncio.create_task(self._tell_status(syncing)),
+            asyncio.create_task(afterwards.run()),
+        }
         try:
             await syncing.run(stopping)
         finally:
-            telling.cancel()
-            await asyncio.wait({telling})
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
             await syncing.hub.aclose()
             await self.keycloak.aclose()
         self.log.info("Ended")
@@ -293,7 +334,7 @@ class GroupSync(Application):
     def _confirm(self, ident: str) -> int:
         state = self._state()
         if state.confirm(ident):
-            _say(f"{ident} is confirmed; the running service does it at its next comparison")
+            _say(f"{ident} is confirmed; the running service does it within half a minute or so")
             return 0
         held = state.held()
         waits = f"; what waits is {held['id']}: {held['what']}" if held else "; nothing waits"

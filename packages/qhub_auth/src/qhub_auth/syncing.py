@@ -17,8 +17,6 @@ from typing import Any
 
 from qhub_auth.comparing import Full, Since, hub_users, put_together, read_full, removed_groups
 from qhub_auth.errors import (
-    IdentityUnavailableError,
-    KeycloakError,
     KeycloakUnavailableError,
     QHubAuthError,
     shown,
@@ -80,8 +78,9 @@ class Syncing:
         self.last_success = self.last_full = 0.0
         self.full_seconds = 0.0
         self.events_kept: bool | None = None
-        self.keycloak, self.at_hub = Backoff(), Backoff()
+        self.keycloak, self.lists, self.at_hub = Backoff(), Backoff(), Backoff()
         self.counts: Counter[str] = Counter()
+        self.changed: Callable[[], None] = lambda: None
         self._known = known
         self._realm: Realm | None = None
         self.follower = Follower(admin, overlap=rhythm.overlap, outage=rhythm.outage)
@@ -130,12 +129,12 @@ class Syncing:
         if self._reading is None and now >= self._full_due and self._may_read():
             self._begin_full()
         if self._reading is not None and self._reading.done():
-            await self._guarded(self.keycloak, self._finish_full())
+            await self._guarded(self.lists, self._finish_full())
         if self.at_hub.ready:
             await self._guarded(self.at_hub, self._tell_hub())
 
     def _may_read(self) -> bool:
-        return self.keycloak.ready and self.at_hub.ready
+        return self.keycloak.ready and self.lists.ready and self.at_hub.ready
 
     async def _guarded(self, backoff: Backoff, work: Coroutine[Any, Any, None]) -> None:
         """Await some work; what fails is tried again later, and told of once."""
@@ -146,9 +145,7 @@ class Syncing:
         except HubRefusedError as error:
             self._fail(self.at_hub, error, logging.ERROR)
         except KeycloakUnavailableError as error:
-            self._fail(self.keycloak, error)
-        except (KeycloakError, IdentityUnavailableError) as error:
-            self._fail(self.keycloak, error, logging.ERROR)
+            self._fail(backoff, error)
         except QHubAuthError as error:
             self._fail(backoff, error, logging.ERROR)
         except Exception as error:
@@ -177,7 +174,7 @@ class Syncing:
             "users": len(self.users),
             "waiting": len(self.outbox),
             "events_kept": self.events_kept,
-            "keycloak": self.keycloak.why,
+            "keycloak": self.keycloak.why or self.lists.why,
             "hub": self.at_hub.why,
             "keycloak_calls": self.admin.calls,
             "hub_calls": self.hub.calls,
@@ -333,6 +330,7 @@ class Syncing:
         self.last_full = time.time()
         self.full_seconds = time.monotonic() - self._full_began
         self.want_full("it is time", seconds=self.rhythm.full)
+        self.changed()
         self.log.info(
             "Compared everything in %.1f s: %d people and %d groups in Keycloak, %d users of the "
             "hub, %d of them to be changed",
@@ -406,11 +404,13 @@ class Syncing:
             for result in results.people:
                 listener(result)
 
-    def _take(self, changes: Iterable[Change], results: Iterable[Result], now: float) -> None:
+    def _take(self, changes: Iterable[Change], results: Sequence[Result], now: float) -> None:
         """Note what the hub answered."""
         by_sub: dict[str, list[Result]] = {}
         for result in results:
             by_sub.setdefault(result.sub, []).append(result)
+        if any(result.state in {"applied", "ended"} for result in results):
+            self.changed()
         for change in changes:
             found = by_sub.get(change.sub, [])
             failed = self.outbox.answered(change, found, now)
@@ -460,7 +460,10 @@ class Syncing:
             await asyncio.to_thread(self.state.set_cursor, cursor)
             self._saved = cursor
         await asyncio.to_thread(self.state.set_ending, self.outbox.ending)
-        if self.keycloak.failures == 0:
+        confirmed = await asyncio.to_thread(self.state.confirmed) if self.held else ()
+        if confirmed:
+            self.want_full("an administrator has confirmed what is held back")
+        if self.keycloak.failures == 0 and self.lists.failures == 0:
             self.last_success = time.time()
 
 

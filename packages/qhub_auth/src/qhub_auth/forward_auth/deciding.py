@@ -35,7 +35,7 @@ SECRET_HEADER = "X-Qhub-Proxy"  # noqa: S105 - a header's name
 AGAIN_SECONDS = 30.0
 LONGEST_RETURN = 1500
 _UNIX = "unix"
-_UNIX_PEER = "0.0.0.0"  # noqa: S104 - what tornado calls the other end of a unix socket
+_UNIX_PEER = "0.0.0.0"  # nosec B104 # noqa: S104 - what tornado calls the other end of a unix socket
 
 
 @dataclass(frozen=True, slots=True)
