@@ -18,8 +18,9 @@ from dask_gateway_server.utils import TaskPool
 from dask_gateway_server.workqueue import Backoff, WorkQueue
 from sqlalchemy.exc import OperationalError
 
-from qhub_gateway.backend import QHubGatewayBackend, ref_of
+from qhub_gateway.backend import QHubGatewayBackend
 from qhub_gateway.errors import StartRefusedError, TargetSilentError
+from qhub_gateway.records import ref_of
 from qhub_gateway.targets.target import (
     UNKNOWN,
     ClusterSpec,
@@ -295,7 +296,7 @@ async def test_unknown_is_not_ended(backend: SmallBackend, target: ScriptedTarge
     """A target that knows nothing of a job has not said that it is over."""
     cluster = await backend.running(3)
     target.states.clear()
-    backend._judge(target)
+    backend.judging.judge(target)
     assert len(alive(cluster)) == 3
     assert cluster.target == JobStatus.RUNNING
 
@@ -349,7 +350,7 @@ async def test_the_end_is_asked_for_until_it_is_so(
     backend: SmallBackend, target: ScriptedTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cluster is over when its target says so, and not before."""
-    monkeypatch.setattr("qhub_gateway.backend._STOP_SECONDS", 0.05)
+    monkeypatch.setattr("qhub_gateway.stopping._STOP_SECONDS", 0.05)
     cluster = await backend.running(2)
     target.deaf = True
     await backend.stop_cluster(cluster.name)
@@ -384,7 +385,7 @@ async def test_another_gateway(
         another.db.update_workers(
             [(each, {"status": JobStatus.CREATED}) for each in again.workers.values()]
         )
-        another._put(again.workers.values())
+        another.records.put(again.workers.values())
         await until(lambda: target.asked[-1] == ("workers", 3))
     finally:
         await another.shut()

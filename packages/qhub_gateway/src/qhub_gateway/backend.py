@@ -5,78 +5,45 @@ how they come to be and how they end is done here in bulk. A job's name is in th
 its target hears of it, so that a gateway that was killed finds each of its jobs again. Time in a
 queue counts for nothing: a job that waits keeps its place, and start timeouts count from when it
 runs.
+
+This module is what dask-gateway sees of it: settings, and its own methods that are handed on to
+`starting`, `stopping`, `heartbeats` and `judging`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import time
-import uuid
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from aiohttp.web import Application
-from dask_gateway_server.backends import db_base
 from dask_gateway_server.backends.base import PublicException
 from dask_gateway_server.backends.db_base import Cluster, DBBackendBase, JobStatus, Worker
-from dask_gateway_server.utils import timestamp
-from sqlalchemy.exc import OperationalError
 from traitlets import Dict, Float, List, Unicode, default
 
 from qhub_gateway.api import Api
-from qhub_gateway.batching import Pending, Standing, surplus
 from qhub_gateway.cluster_config import QHubClusterConfig
 from qhub_gateway.errors import (
     LimitReachedError,
     QHubGatewayError,
     RequestRefusedError,
-    StartRefusedError,
-    StopUnconfirmedError,
     TargetSilentError,
 )
-from qhub_gateway.limiting import DatabaseLimiter
-from qhub_gateway.metrics import reason_of
+from qhub_gateway.heartbeats import Heartbeats
+from qhub_gateway.judging import Judging, Patience
+from qhub_gateway.limiting import DatabaseLimiter, Limiter
 from qhub_gateway.options import ProfileOptions
 from qhub_gateway.people import People
+from qhub_gateway.records import Records, is_over, patiently
 from qhub_gateway.requests import ClusterRequest
-from qhub_gateway.targets.target import (
-    UNKNOWN,
-    WORKER_NAME,
-    ClusterSpec,
-    JobRef,
-    Phase,
-    State,
-    Target,
-    WorkerSpec,
-)
+from qhub_gateway.starting import Starting
+from qhub_gateway.stopping import Stopping
+from qhub_gateway.targets.target import WORKER_NAME, ClusterSpec, State, Target
 from qhub_spawner.launch import default_hub_id
 
-T = TypeVar("T")
-
-_LOCKED_SECONDS = 20.0
-_GATHER_SECONDS = 0.02
-_STOP_SECONDS = 10.0
 _LONGEST_PAUSE_SECONDS = 10.0
-
-
-class Limiter(Protocol):
-    """Who says how much there may be."""
-
-    async def admit(self, user: object, config: QHubClusterConfig) -> None:
-        """Let a new cluster be made.
-
-        Raises:
-            LimitReachedError: It may not; names the limit and what is in use.
-        """
-
-    def granted(self, cluster: Cluster, count: int) -> int:
-        """Return how many workers the cluster may have of the `count` that it wants."""
-
-    def exhausted(self) -> Mapping[str, str]:
-        """Return the names of clusters whose hours are used up, each with why."""
 
 
 class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway has no types
@@ -103,9 +70,9 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
         default_value=["slurm"],
         config=True,
         help="""
-        Where clusters may run: "slurm", "local". Default: "slurm".
+        Where clusters may run: "slurm", "kubernetes", "local". Default: "slurm".
 
-        Example: ``c.QHubGatewayBackend.backends = ["local"]``
+        Example: ``c.QHubGatewayBackend.backends = ["slurm", "kubernetes"]``
         """,
     )
     local_folder = Unicode(
@@ -172,12 +139,13 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
         self.api = Api(self)
         self.targets: dict[str, Target] = {}
         self._opened = asyncio.Event()
-        self._requests: dict[str, ClusterRequest] = {}
-        self._to_start: dict[str, dict[str, Worker]] = {}
-        self._starting: dict[str, asyncio.Task[None]] = {}
-        self._to_stop: dict[str, set[Worker]] = defaultdict(set)
-        self._stopping: dict[str, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+
+    records: Records
+    starting: Starting
+    stopping: Stopping
+    heartbeats: Heartbeats
+    judging: Judging
 
     # ---- opening and closing ----
 
@@ -191,6 +159,10 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
             door = SlurmBackend(parent=self, hub_id=self.gateway_id)
             made["slurm"] = SlurmTarget(door, self.log)
             self.people.account_limits = door.limits
+        if "kubernetes" in self.backends:
+            from qhub_gateway.targets.kubernetes import KubernetesTarget  # noqa: PLC0415
+
+            made["kubernetes"] = KubernetesTarget(parent=self, gateway_id=self.gateway_id)
         if "local" in self.backends:
             from qhub_gateway.targets.local import LocalTarget  # noqa: PLC0415
 
@@ -205,45 +177,54 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
     async def do_setup(self) -> None:
         """Take up what an earlier gateway left, then let everything begin."""
         self.targets = dict(self.make_targets())
-        if self.limiter is None:
-            self.limiter = DatabaseLimiter(
-                self.people.most, self.db.name_to_cluster.values, _is_over
-            )
+        self._assemble()
         for cluster in self.db.name_to_cluster.values():
             if cluster.status < JobStatus.STOPPED:
-                for ref in self._refs(cluster):
-                    self._target(cluster).follow(ref)
+                for ref in self.records.refs(cluster):
+                    self.records.target_of(cluster).follow(ref)
         for target in self.targets.values():
             await target.open()
         self._tasks = [
-            asyncio.ensure_future(self._watch(target)) for target in self.targets.values()
+            asyncio.ensure_future(self.judging.watch(target)) for target in self.targets.values()
         ]
         self._opened.set()
 
+    def _assemble(self) -> None:
+        """Make what does the work; each part knows only what it is given."""
+        metrics = self.api.metrics
+        self.records = Records(self.db, self.queue, self.targets, self.log)
+        if self.limiter is None:
+            clusters = self.db.name_to_cluster.values
+            self.limiter = DatabaseLimiter(self.people.most, clusters, is_over)
+        self.starting = Starting(self.records, metrics, self.spec_of)
+        self.stopping = Stopping(self.records, self.starting.busy)
+        self.heartbeats = Heartbeats(self.records, metrics)
+        patience = Patience(
+            scheduler_start=self.cluster_start_timeout,
+            worker_start=self.worker_start_timeout,
+            heartbeat=self.cluster_heartbeat_timeout,
+            look=self.state_period,
+        )
+        self.judging = Judging(self.records, metrics, patience, lambda: self.limiter)
+
     async def do_cleanup(self) -> None:
         """End background work; what runs goes on."""
-        tasks = [*self._tasks, *self._starting.values(), *self._stopping.values()]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._opened.is_set():
+            await self.starting.close()
+            await self.stopping.close()
         for target in self.targets.values():
             await target.close()
 
-    def _target(self, cluster: Cluster) -> Target:
-        name = self.request_of(cluster).backend
-        if name not in self.targets:
-            msg = f"this gateway has no {name!r}; QHubGatewayBackend.backends is {self.backends}"
-            raise StartRefusedError(msg)
-        return self.targets[name]
-
     def request_of(self, cluster: Cluster) -> ClusterRequest:
         """Return what was decided about a cluster."""
-        found = self._requests.get(cluster.name)
-        if found is None:
-            found = self._requests[cluster.name] = ClusterRequest.from_json(
-                cluster.config["request"]
-            )
-        return found
+        return self.records.request_of(cluster)
+
+    def state_of(self, thing: Cluster | Worker) -> State:
+        """Return what its target says of a cluster's scheduler, or of a worker."""
+        return self.records.state_of(thing)
 
     def spec_of(self, cluster: Cluster) -> ClusterSpec:
         """Return a cluster as its target starts it."""
@@ -257,81 +238,6 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
             tls_cert=cluster.tls_cert,
             tls_key=cluster.tls_key,
         )
-
-    # ---- what is known ----
-
-    def state_of(self, thing: Cluster | Worker) -> State:
-        """Return what its target says of a cluster's scheduler, or of a worker."""
-        ref = ref_of(thing)
-        cluster = thing if isinstance(thing, Cluster) else thing.cluster
-        target = self.targets.get(self.request_of(cluster).backend)
-        return UNKNOWN if ref is None or target is None else target.state(ref)
-
-    def _refs(self, cluster: Cluster) -> list[JobRef]:
-        things = (cluster, *(w for w in cluster.workers.values() if w.status < JobStatus.STOPPED))
-        return [ref for ref in map(ref_of, things) if ref is not None]
-
-    async def _watch(self, target: Target) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(self.state_period):
-                    await target.changed()
-            except TimeoutError:
-                pass
-            try:
-                self._judge(target)
-            except Exception:
-                self.log.exception("judging the clusters on %s failed", target.name)
-
-    def _judge(self, target: Target) -> None:
-        """Act on what has ended without being asked to."""
-        for cluster in list(self.db.active_clusters()):
-            if self.request_of(cluster).backend != target.name:
-                continue
-            state = self.state_of(cluster)
-            if state.phase is Phase.ENDED and cluster.status >= JobStatus.SUBMITTED:
-                self._fail(cluster, f"its scheduler ended: {state.words}")
-                continue
-            ended = [
-                worker
-                for worker in cluster.workers.values()
-                if JobStatus.SUBMITTED <= worker.status <= JobStatus.RUNNING
-                and worker.target == JobStatus.RUNNING
-                and self.state_of(worker).phase is Phase.ENDED
-            ]
-            self._lost(cluster, ended)
-
-    def _lost(self, cluster: Cluster, workers: Sequence[Worker]) -> None:
-        """Replace workers that ended by themselves; many that never came up count once."""
-        if not workers:
-            return
-        if any(worker.status < JobStatus.RUNNING for worker in workers):
-            cluster.worker_start_failure_count += 1
-        backend = self.request_of(cluster).backend
-        for worker in workers:
-            words = self.state_of(worker).words
-            self.log.info("worker %s ended: %s", worker.name, words)
-            self.api.metrics.failed("worker", backend=backend, reason=reason_of(words))
-        closing = JobStatus.STOPPED
-        self.db.update_workers(
-            [
-                (worker, {"target": closing if worker.close_expected else JobStatus.FAILED})
-                for worker in workers
-            ]
-        )
-        self._put(workers)
-
-    def _fail(self, cluster: Cluster, words: str) -> None:
-        self.log.warning("cluster %s has failed: %s", cluster.name, words)
-        backend = self.request_of(cluster).backend
-        self.api.metrics.failed("scheduler", backend=backend, reason=reason_of(words))
-        state = {**cluster.state, "words": words}
-        self.db.update_cluster(cluster, target=JobStatus.FAILED, state=state)
-        self.queue.put(cluster)
-
-    def _put(self, things: Iterable[Cluster | Worker]) -> None:
-        for thing in things:
-            self.queue.put(thing)
 
     # ---- clusters ----
 
@@ -349,7 +255,7 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
             # nothing may be awaited between the two
             return self.db.create_cluster(user.name, options, config.to_dict())
 
-        cluster = await _patiently(made)
+        cluster = await patiently(made)
         self.log.info("created cluster %s for %s", cluster.name, user.name)
         self.queue.put(cluster)
         return str(cluster.name)
@@ -357,7 +263,7 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
     async def stop_cluster(self, cluster_name: str, failed: bool = False) -> None:
         """End a cluster; returns when that is on record."""
         stop = super().stop_cluster
-        await _patiently(lambda: stop(cluster_name, failed=failed))
+        await patiently(lambda: stop(cluster_name, failed=failed))
 
     async def reconcile_cluster(self, cluster: Cluster) -> None:
         """Bring a cluster nearer to what it shall be."""
@@ -366,36 +272,13 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
 
     async def _cluster_to_submitted(self, cluster: Cluster) -> None:
         try:
-            await self._start_scheduler(cluster)
+            await self.starting.scheduler(cluster)
         except TargetSilentError:
             raise  # asked again, after a pause that grows
         except QHubGatewayError as error:
             self.db.update_cluster(cluster, status=JobStatus.SUBMITTED)
-            self._fail(cluster, str(error))
+            self.judging.fail(cluster, str(error))
             cluster.ready.set()
-
-    async def _start_scheduler(self, cluster: Cluster) -> None:
-        target, spec = self._target(cluster), self.spec_of(cluster)
-        ref = ref_of(cluster)
-        if ref is None:
-            ref, found = target.plan_scheduler(spec), None
-            self._keep(cluster, ref)
-        else:
-            # on record, but not its outcome: an earlier gateway, or a target that fell silent
-            found = await target.find([ref])
-        if cluster.target != JobStatus.RUNNING and found is None:
-            self.db.update_cluster(cluster, state={})
-            return
-        ref = found[0] if found else await target.start_scheduler(spec, ref)
-        state = {**cluster.state, "job": ref.to_json()}
-        self.db.update_cluster(cluster, state=state, status=JobStatus.SUBMITTED)
-        self.log.info("cluster %s is job %s", cluster.name, ref.number)
-        self.api.metrics.submitted("scheduler", backend=target.name)
-        if cluster.scheduler_address:
-            self.queue.put(cluster)  # it was faster than its target's reply
-
-    def _keep(self, cluster: Cluster, ref: JobRef) -> None:
-        self.db.update_cluster(cluster, state={**cluster.state, "job": ref.to_json()})
 
     async def _cluster_to_closing(self, cluster: Cluster) -> None:
         """Close all workers in one transaction; they are ended with their scheduler."""
@@ -408,51 +291,13 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
 
     async def _cluster_to_stopped(self, cluster: Cluster) -> None:
         """End everything of a cluster; raises until its target agrees, and is called again."""
-        starting = self._starting.get(cluster.name)
-        if starting is not None:
-            await asyncio.wait([starting])
-        refs = self._refs(cluster)
-        if refs:
-            target = self._target(cluster)
-            if not await self._ended(target, refs):
-                msg = f"{target.name} has not confirmed yet that cluster {cluster.name} has ended"
-                raise StopUnconfirmedError(msg)
-            target.forget(refs)
+        await self.starting.settled(cluster)
+        await self.stopping.cluster(cluster)
         await super()._cluster_to_stopped(cluster)
-        self._requests.pop(cluster.name, None)
+        self.records.forget(cluster)
 
     async def do_stop_cluster(self, cluster: Cluster) -> None:
         """Do nothing: `_cluster_to_stopped` has ended it."""
-
-    async def _ended(self, target: Target, refs: Collection[JobRef]) -> bool:
-        """Ask for the end of jobs, and wait a while for it."""
-        left = [ref for ref in refs if target.state(ref).phase is not Phase.ENDED]
-        if left:
-            await target.stop(left)
-        deadline = time.monotonic() + _STOP_SECONDS
-        while left and time.monotonic() < deadline:
-            try:
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    await target.changed()
-            except TimeoutError:
-                break
-            left = [ref for ref in left if target.state(ref).phase is not Phase.ENDED]
-        return not left
-
-    # ---- workers ----
-
-    async def reconcile_worker(self, worker: Worker) -> None:
-        """Hand a worker to those that start and stop many at once."""
-        await self._opened.wait()
-        if worker.status >= JobStatus.STOPPED:
-            return
-        if worker.target in {JobStatus.STOPPED, JobStatus.FAILED}:
-            name = self.request_of(worker.cluster).backend
-            self._to_stop[name].add(worker)
-            if name not in self._stopping:
-                self._stopping[name] = asyncio.ensure_future(self._stop_workers(name))
-        elif worker.status == JobStatus.CREATED:
-            self._start_soon(worker.cluster, [worker])
 
     async def _check_cluster_proxied(self, cluster: Cluster) -> None:
         """Let clients reach a scheduler, which asks them for the cluster's own certificate.
@@ -465,346 +310,49 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
             )
             cluster.added_to_proxies = True
 
+    # ---- workers ----
+
+    async def reconcile_worker(self, worker: Worker) -> None:
+        """Hand a worker to those that start and stop many at once."""
+        await self._opened.wait()
+        if worker.status >= JobStatus.STOPPED:
+            return
+        if worker.target in {JobStatus.STOPPED, JobStatus.FAILED}:
+            self.stopping.worker_soon(worker)
+        elif worker.status == JobStatus.CREATED:
+            self.starting.workers_soon(worker.cluster, [worker])
+
     async def _check_cluster_scale(self, cluster: Cluster) -> None:
         """Make the workers that are missing, in one transaction and few submissions."""
         if cluster.worker_start_failure_count >= self.worker_start_failure_limit:
             count = cluster.worker_start_failure_count
-            self._fail(cluster, f"its workers failed to start {count} times in a row")
+            self.judging.fail(cluster, f"its workers failed to start {count} times in a row")
             return
         count = cluster.count
         if self.limiter is not None:
             count = min(count, self.limiter.granted(cluster, count))
         missing = count - len(cluster.active_workers())
         if missing > 0:
-            self._start_soon(cluster, self._create_workers(cluster, missing))
-
-    def _create_workers(self, cluster: Cluster, count: int) -> list[Worker]:
-        common = {
-            "status": JobStatus.CREATED,
-            "target": JobStatus.RUNNING,
-            "state": {},
-            "start_time": timestamp(),
-            "close_expected": False,
-        }
-        made = []
-        with self.db.db.begin() as connection:
-            for _ in range(count):
-                name = uuid.uuid4().hex
-                row = db_base.workers.insert().values(cluster_id=cluster.id, name=name, **common)
-                key = connection.execute(row).inserted_primary_key[0]
-                made.append(Worker(id=key, name=name, cluster=cluster, **common))
-        cluster.workers.update((worker.name, worker) for worker in made)
-        self.log.info("created %d workers for cluster %s", count, cluster.name)
-        return made
-
-    def _start_soon(self, cluster: Cluster, workers: Iterable[Worker]) -> None:
-        waiting = self._to_start.setdefault(cluster.name, {})
-        waiting.update((worker.name, worker) for worker in workers)
-        if waiting and cluster.name not in self._starting:
-            task = asyncio.ensure_future(self._start_workers(cluster))
-            self._starting[cluster.name] = task
-
-    async def _start_workers(self, cluster: Cluster) -> None:
-        pause = 1.0
-        try:
-            while True:
-                await asyncio.sleep(_GATHER_SECONDS)
-                waiting = self._to_start.pop(cluster.name, {})
-                workers = [
-                    worker
-                    for worker in waiting.values()
-                    if worker.status == JobStatus.CREATED and worker.target == JobStatus.RUNNING
-                ]
-                if not workers or cluster.target != JobStatus.RUNNING:
-                    return
-                try:
-                    await self._submit_workers(cluster, workers)
-                    pause = 1.0
-                except TargetSilentError as error:
-                    self.log.warning("workers of cluster %s wait: %s", cluster.name, error)
-                except Exception:
-                    self.log.exception("starting workers of cluster %s failed", cluster.name)
-                left = [worker for worker in workers if worker.status == JobStatus.CREATED]
-                if left:
-                    self._to_start.setdefault(cluster.name, {}).update(
-                        (worker.name, worker) for worker in left
-                    )
-                    await asyncio.sleep(pause)
-                    pause = min(_LONGEST_PAUSE_SECONDS, pause * 2)
-        finally:
-            self._starting.pop(cluster.name, None)
-            if cluster.target != JobStatus.RUNNING:
-                self.queue.put(cluster)
-
-    async def _submit_workers(self, cluster: Cluster, workers: Sequence[Worker]) -> None:
-        target, spec = self._target(cluster), self.spec_of(cluster)
-        by_name = {worker.name: worker for worker in workers}
-        for known in self._on_record(workers):
-            # their outcome is not on record
-            refs = await target.find([each.ref for each in known])
-            if refs is None:
-                self._unplan([by_name[each.name] for each in known])
-            else:
-                self._submitted([by_name[each.name] for each in known], refs)
-        new = [worker.name for worker in workers if ref_of(worker) is None]
-        groups = target.plan_workers(spec, new) if new else []
-        self.db.update_workers(
-            [
-                (by_name[each.name], {"state": {"job": each.ref.to_json()}})
-                for group in groups
-                for each in group
-            ]
-        )
-        for group in groups:
-            members = [by_name[each.name] for each in group]
-            try:
-                self._submitted(members, await target.start_workers(spec, group))
-            except StartRefusedError as error:
-                self.log.warning("workers of cluster %s: %s", cluster.name, error)
-                cluster.worker_start_failure_count += 1
-                self._unplan(members)
-                failed = {"status": JobStatus.SUBMITTED, "target": JobStatus.FAILED}
-                self.db.update_workers([(member, failed) for member in members])
-                self._put(members)
-
-    def _unplan(self, workers: Sequence[Worker]) -> None:
-        self.db.update_workers([(worker, {"state": {}}) for worker in workers])
-
-    @staticmethod
-    def _on_record(workers: Sequence[Worker]) -> list[list[WorkerSpec]]:
-        groups: dict[str, list[WorkerSpec]] = defaultdict(list)
-        for worker in workers:
-            ref = ref_of(worker)
-            if ref is not None:
-                groups[ref.name].append(WorkerSpec(worker.name, ref))
-        return list(groups.values())
-
-    def _submitted(self, workers: Sequence[Worker], refs: Sequence[JobRef]) -> None:
-        self.db.update_workers(
-            [
-                (worker, {"state": {"job": ref.to_json()}})
-                for worker, ref in zip(workers, refs, strict=True)
-            ]
-        )
-        # one may have joined its scheduler already
-        early = [worker for worker in workers if worker.status == JobStatus.CREATED]
-        self.db.update_workers([(worker, {"status": JobStatus.SUBMITTED}) for worker in early])
-        self.log.info("submitted %d workers, job %s", len(workers), refs[0].number)
-        backend = self.request_of(workers[0].cluster).backend
-        self.api.metrics.submitted("workers", backend=backend)
-
-    async def _stop_workers(self, name: str) -> None:
-        """End workers of all clusters on a target, in bulk, until it agrees for each."""
-        target, pause = self.targets[name], 1.0
-        try:
-            while self._to_stop[name]:
-                await asyncio.sleep(_GATHER_SECONDS)
-                try:
-                    progress = await self._stop_some(target)
-                    pause = 1.0 if progress else min(_LONGEST_PAUSE_SECONDS, pause * 2)
-                except TargetSilentError as error:
-                    self.log.warning("workers on %s are not ended yet: %s", name, error)
-                    pause = min(_LONGEST_PAUSE_SECONDS, pause * 2)
-                    await asyncio.sleep(pause)
-                except Exception:
-                    self.log.exception("ending workers on %s failed", name)
-                    await asyncio.sleep(pause)
-        finally:
-            self._stopping.pop(name, None)
-
-    async def _stop_some(self, target: Target) -> bool:
-        workers = {
-            worker for worker in self._to_stop[target.name] if worker.status < JobStatus.STOPPED
-        }
-        # of one that is just being submitted, the number is not known yet
-        ready = {
-            worker
-            for worker in workers
-            if worker.status > JobStatus.CREATED or worker.cluster.name not in self._starting
-        }
-        refs = {ref: worker for worker in ready if (ref := ref_of(worker)) is not None}
-        left = [ref for ref in refs if target.state(ref).phase is not Phase.ENDED]
-        if left:
-            await target.stop(left)
-            try:
-                async with asyncio.timeout(1.0):
-                    await target.changed()
-            except TimeoutError:
-                pass
-        elif not ready:
-            await asyncio.sleep(0.1)
-        gone = [
-            worker
-            for worker in ready
-            if (ref := ref_of(worker)) is None or target.state(ref).phase is Phase.ENDED
-        ]
-        now = timestamp()
-        self.db.update_workers(
-            [(worker, {"status": worker.target, "stop_time": now}) for worker in gone]
-        )
-        target.forget([ref for worker in gone if (ref := ref_of(worker)) is not None])
-        self._to_stop[target.name] = {
-            worker for worker in self._to_stop[target.name] if worker.status < JobStatus.STOPPED
-        }
-        self._put({worker.cluster for worker in gone})
-        return bool(gone)
-
-    # ---- heartbeats ----
+            self.starting.workers_soon(cluster, self.records.create_workers(cluster, missing))
 
     async def on_cluster_heartbeat(self, cluster_name: str, msg: Mapping[str, Any]) -> None:
         """Take what a scheduler says of its workers, and how many it wants."""
         cluster = self.db.get_cluster(cluster_name)
-        if cluster is None or cluster.target > JobStatus.RUNNING:
-            return
-        cluster.last_heartbeat = timestamp()
-        active, closing, closed = (
-            set(msg[f"{kind}_workers"]) for kind in ("active", "closing", "closed")
-        )
-        count = self._allowed_count(cluster, int(msg["count"]))
-        update: dict[str, Any] = {}
-        if cluster.status < JobStatus.RUNNING:
-            names = ("api_address", "scheduler_address", "dashboard_address")
-            update = {name: msg[name] for name in names}
-            # its hours count from here, and not from when it was asked for
-            update["state"] = {"began": time.time(), **cluster.state}
-            if "began" not in cluster.state:
-                self._measure("scheduler", cluster, [cluster])
-        if count != cluster.count:
-            update["count"] = count
-        joined, leaving, gone = [], [], []
-        for worker in cluster.workers.values():
-            if worker.status >= JobStatus.STOPPED:
-                continue
-            if worker.name in active | closing and worker.status < JobStatus.RUNNING:
-                joined.append(worker)
-            if worker.name in closing and not worker.close_expected:
-                leaving.append(worker)
-            elif worker.name in closed - active and worker.target == JobStatus.RUNNING:
-                gone.append(worker)
-        if joined:
-            cluster.worker_start_failure_count = 0
-            self.db.update_workers([(each, {"status": JobStatus.RUNNING}) for each in joined])
-            self._measure("worker", cluster, joined)
-        self.db.update_workers([(each, {"close_expected": True}) for each in leaving])
-        self._lost_by_scheduler(gone)
-        if update:
-            self.db.update_cluster(cluster, **update)
-            self.queue.put(cluster)
-        self._give_up(cluster, joined=len(active), wanted=count)
+        if cluster is not None and cluster.target <= JobStatus.RUNNING:
+            self.heartbeats.take(cluster, msg)
 
-    def _measure(self, kind: str, cluster: Cluster, things: Iterable[Cluster | Worker]) -> None:
-        """Tell how long those that are ready now were in the queue, and how long they started."""
-        now, request = time.time(), self.request_of(cluster)
-        for thing in things:
-            made, runs = thing.start_time / 1000, self.state_of(thing).since
-            self.api.metrics.started(
-                kind,
-                profile=request.slug,
-                backend=request.backend,
-                queue_seconds=(now if runs is None else runs) - made,
-                start_seconds=0.0 if runs is None else now - runs,
-            )
-
-    @staticmethod
-    def _allowed_count(cluster: Cluster, count: int) -> int:
-        most = cluster.config.get("cluster_max_workers")
-        return count if most is None else min(count, most)
-
-    def _lost_by_scheduler(self, workers: Sequence[Worker]) -> None:
-        for expected, target in ((True, JobStatus.STOPPED), (False, JobStatus.FAILED)):
-            these = [worker for worker in workers if bool(worker.close_expected) is expected]
-            self.db.update_workers([(worker, {"target": target}) for worker in these])
-            self._put(these)
-
-    def _give_up(self, cluster: Cluster, *, joined: int, wanted: int) -> None:
-        pending = [
-            worker
-            for worker in cluster.workers.values()
-            if worker.status < JobStatus.RUNNING and worker.target == JobStatus.RUNNING
-        ]
-        names = surplus(
-            [Pending(each.name, each.id, self._standing(each)) for each in pending],
-            joined=joined,
-            wanted=wanted,
-        )
-        these = [cluster.workers[name] for name in names]
-        self.db.update_workers([(worker, {"target": JobStatus.STOPPED}) for worker in these])
-        self._put(these)
-
-    def _standing(self, worker: Worker) -> Standing:
-        if worker.status == JobStatus.CREATED:
-            return Standing.CREATED
-        runs = self.state_of(worker).phase is Phase.RUNNING
-        return Standing.STARTING if runs else Standing.QUEUED
-
-    # ---- timeouts and checks ----
+    # ---- from time to time ----
 
     async def _check_timeouts(self) -> None:
-        """Give up what runs and does not come up; what waits in a queue has all the time."""
-        now = time.time()
-        self._hold_to_limits()
-        silent = timestamp() - self.cluster_heartbeat_timeout * 1000
-        for cluster in list(self.db.active_clusters()):
-            if cluster.status == JobStatus.SUBMITTED:
-                if self._late(cluster, now, self.cluster_start_timeout):
-                    self._fail(cluster, "its scheduler ran, but did not report to the gateway")
-            elif cluster.status == JobStatus.RUNNING:
-                if cluster.last_heartbeat < silent:
-                    self._fail(cluster, "its scheduler reports no more")
-                    continue
-                late = [
-                    worker
-                    for worker in cluster.workers.values()
-                    if worker.status == JobStatus.SUBMITTED
-                    and worker.target == JobStatus.RUNNING
-                    and self._late(worker, now, self.worker_start_timeout)
-                ]
-                self._lost(cluster, late)
-
-    def _hold_to_limits(self) -> None:
-        """End clusters whose hours are used up, and let others have what has become free."""
-        for cluster in list(self.db.active_clusters()):
-            missing = cluster.count > len(cluster.active_workers())
-            if cluster.status == JobStatus.RUNNING and missing:
-                self.queue.put(cluster)
-        for name, words in (self.limiter.exhausted() if self.limiter else {}).items():
-            cluster = self.db.get_cluster(name)
-            if cluster is not None and cluster.target <= JobStatus.RUNNING:
-                self._fail(cluster, words)
-
-    def _late(self, thing: Cluster | Worker, now: float, seconds: float) -> bool:
-        state = self.state_of(thing)
-        return (
-            state.phase is Phase.RUNNING and state.since is not None and now - state.since > seconds
-        )
+        if self._opened.is_set():
+            self.judging.check_timeouts()
 
     async def do_check_clusters(self, clusters: Sequence[Cluster]) -> list[bool]:
-        """Return for each cluster whether it may still come up; `_judge` does the rest."""
-        return [self.state_of(cluster).phase is not Phase.ENDED for cluster in clusters]
-
-    async def do_check_workers(self, workers: Sequence[Worker]) -> list[bool]:
-        """Return for each worker whether it may still come up; `_judge` does the rest."""
-        del workers
+        """Return for each cluster whether it may still come up; `Judging` does the rest."""
+        del clusters
         return []
 
-
-async def _patiently(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Return what `attempt` does, tried again while the database is locked, for 20 s."""
-    deadline = time.monotonic() + _LOCKED_SECONDS
-    while True:
-        try:
-            return await attempt()
-        except OperationalError:
-            if time.monotonic() >= deadline:
-                raise
-            await asyncio.sleep(0.2)
-
-
-def _is_over(thing: Cluster | Worker) -> bool:
-    return bool(thing.status >= JobStatus.STOPPED)
-
-
-def ref_of(thing: Cluster | Worker) -> JobRef | None:
-    """Return the job of a cluster's scheduler or of a worker, if one was planned."""
-    data = (thing.state or {}).get("job")
-    return None if data is None else JobRef.from_json(data)
+    async def do_check_workers(self, workers: Sequence[Worker]) -> list[bool]:
+        """Return for each worker whether it may still come up; `Judging` does the rest."""
+        del workers
+        return []

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from qhub_gateway.limits import Granted, Holder, Ledger, Limits, Use, amounts_of
 from qhub_gateway.requests import ClusterRequest
 
-__all__ = ["DatabaseLimiter", "Record"]
+__all__ = ["DatabaseLimiter", "Limiter", "Record"]
 
 _NEW = ""
 _MILLISECONDS = 1000
@@ -29,6 +29,23 @@ class Record(Protocol):
     start_time: int
     stop_time: int | None
     workers: Mapping[str, Any]
+
+
+class Limiter(Protocol):
+    """Who says how much there may be."""
+
+    async def admit(self, user: object, config: Any) -> None:  # noqa: ANN401 - a traitlets' object
+        """Let a new cluster be made.
+
+        Raises:
+            LimitReachedError: It may not; names the limit and what is in use.
+        """
+
+    def granted(self, cluster: Any, count: int) -> int:  # noqa: ANN401 - dask-gateway's
+        """Return how many workers the cluster may have of the `count` that it wants."""
+
+    def exhausted(self) -> Mapping[str, str]:
+        """Return the names of clusters whose hours are used up, each with why."""
 
 
 class DatabaseLimiter:
