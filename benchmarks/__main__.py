@@ -9,7 +9,7 @@ from types import FrameType
 
 from tests.systems.processes import SystemUnavailableError
 
-from . import form, login, mixed, poll, spawn, spawn_kubernetes, sync, watch
+from . import form, gateway_scale, login, mixed, poll, spawn, spawn_kubernetes, sync, watch
 
 BENCHMARKS = {
     "poll": poll.run,
@@ -20,6 +20,7 @@ BENCHMARKS = {
     "mixed": mixed.run,
     "sync": sync.run,
     "login": login.run,
+    "gateway-scale": gateway_scale.run,
 }
 
 
