@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
@@ -20,6 +21,7 @@ from qhub_spawner.errors import (
 from qhub_spawner.quantities import Duration
 from qhub_spawner.slurm.door import Cancellation
 from qhub_spawner.slurm.jobs import Job, JobState, write_tasks
+from qhub_spawner.slurm.restd import RestDoor
 from qhub_spawner.slurm.script import Submission
 from tests.contract import doors
 from tests.contract.doors import Cluster
@@ -539,3 +541,26 @@ class TestRealSlurm:
             unknown = queue.job_of(submission.name, user)
             assert unknown is not None
             assert unknown.user == user
+
+
+class TestLogs:
+    """What a part of a Dask cluster has written to the home of its person."""
+
+    async def test_read(self, real: Cluster) -> None:
+        """By the one that acts as the person; the other says that it reads no files."""
+        name, worker = secrets.token_hex(16), secrets.token_hex(16)
+        submission = real.submission(
+            f'd=~/.local/state/qhub/dask/{name}; mkdir -p "$d"; printf "one two" >"$d/{worker}.log"\n'
+            'echo written >>"$OUT"'
+        )
+        await real.door.submit("alice", submission)
+        await real.written(submission, "written")
+        if isinstance(real.door, RestDoor):
+            with pytest.raises(SlurmRejectedError, match="reads no files"):
+                await real.door.read_log("alice", name, worker, 10)
+            return
+        assert await real.door.read_log("alice", name, worker, 3) == "two"
+        assert await real.door.read_log("alice", name, "scheduler", 3) is None
+        assert await real.door.read_log("bob", name, worker, 3) is None
+        with pytest.raises(SlurmRejectedError, match="refused"):
+            await real.door.read_log("alice", f"../{name}", worker, 3)

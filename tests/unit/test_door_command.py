@@ -1,4 +1,4 @@
-"""The command that sudo runs: four verbs, closed options, and nothing else."""
+"""The command that sudo runs: five verbs, closed options, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qhub_spawner.slurm import door_command
+from qhub_spawner.slurm import door_command, script
 from tests.unit import hostile, recorded
 
 NAME = "qhub-a1-00112233445566ff"
@@ -208,7 +209,7 @@ def test_cancel(
     ],
 )
 def test_refused(ask: Ask, commands: list[dict[str, Any]], request_: object) -> None:
-    """What is not exactly one of the three is refused, and no command runs."""
+    """What is not exactly one of the five is refused, and no command runs."""
     assert list(ask(request_)) == ["refused"]
     assert commands == []
 
@@ -454,3 +455,75 @@ class TestManyAtOnce:
         """A number from 1 to 1000, and nothing that could be more."""
         assert "refused" in ask({**SUBMIT, "array_size": size})
         assert not commands
+
+
+class TestLogs:
+    """What parts of a Dask cluster have written."""
+
+    CLUSTER, WORKER = "0123456789abcdef" * 2, "fedcba9876543210" * 2
+
+    @pytest.fixture
+    def log(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+        """The file of the scheduler, in the home of the account."""
+        account = SimpleNamespace(pw_dir=str(tmp_path))
+        monkeypatch.setattr(door_command.pwd, "getpwuid", lambda uid: account)
+        monkeypatch.setattr(os, "getuid", lambda: 65534)
+        file = tmp_path / door_command.LOGS / self.CLUSTER / "scheduler.log"
+        file.parent.mkdir(parents=True)
+        file.write_text("one\ntwo\n")
+        return file
+
+    def read(self, ask: Ask, name: str = "scheduler", most: int = 100) -> object:
+        """Ask for a log."""
+        asked = {"verb": "read_log", "cluster": self.CLUSTER, "name": name, "most_bytes": most}
+        answer = ask(asked)
+        assert list(answer) == ["log"], answer
+        return answer["log"]
+
+    def test_the_end_of_it(self, ask: Ask, log: Path) -> None:
+        """As much as was asked for; nothing where nothing is."""
+        assert self.read(ask) == "one\ntwo\n"
+        assert self.read(ask, most=4) == "two\n"
+        assert self.read(ask, self.WORKER) is None
+        log.write_bytes(b"\xff\n")
+        assert self.read(ask) == "\ufffd\n"
+
+    def test_no_other_file(self, ask: Ask, log: Path, tmp_path: Path) -> None:
+        """Neither through a link, nor a pipe that nobody writes to, nor a folder."""
+        secret = tmp_path / "secret"
+        secret.write_text("secret")
+        log.unlink()
+        log.symlink_to(secret)
+        assert self.read(ask) is None
+        log.unlink()
+        os.mkfifo(log)
+        assert self.read(ask) is None
+        log.unlink()
+        log.mkdir()
+        assert self.read(ask) is None
+
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            {"cluster": "../../x"},
+            {"cluster": CLUSTER + "\n"},
+            {"cluster": CLUSTER.upper()},
+            {"cluster": None},
+            {"name": "../scheduler"},
+            {"name": "scheduler\0"},
+            {"name": ["scheduler"]},
+            {"most_bytes": 0},
+            {"most_bytes": -1},
+            {"most_bytes": 2**20 + 1},
+            {"most_bytes": True},
+            {"most_bytes": "9"},
+        ],
+    )
+    def test_refused(self, ask: Ask, log: Path, asked: dict[str, object]) -> None:
+        """Anything but names of the gateway's, and up to 1 MiB."""
+        whole = {"verb": "read_log", "cluster": self.CLUSTER, "name": "scheduler", "most_bytes": 9}
+        assert list(ask({**whole, **asked})) == ["refused"]
+
+    def test_where_scripts_write(self) -> None:
+        """The door reads where the batch scripts of clusters write."""
+        assert f"{script.LOG_FOLDER}/dask" == door_command.LOGS

@@ -54,6 +54,7 @@ class ScriptedTarget(Target):
         self.begin = RUNNING
         self.lost: set[str] = set()
         self.followed: set[JobRef] = set()
+        self.tidied: list[str] = []
         self._numbers = iter(range(1, 1000))
         self._changed = asyncio.Event()
 
@@ -127,6 +128,16 @@ class ScriptedTarget(Target):
         if not self.deaf:
             for ref in refs:
                 self.set(ref, ENDED)
+
+    async def read_log(
+        self, cluster: ClusterSpec, worker: str | None, ref: JobRef, most_bytes: int
+    ) -> str:
+        """See `Target.read_log`."""
+        return f"{worker or 'scheduler'} of {cluster.name}, {most_bytes}"
+
+    async def tidy(self, cluster: str) -> None:
+        """See `Target.tidy`."""
+        self.tidied.append(cluster)
 
     def forget(self, refs: Collection[JobRef]) -> None:
         """See `Target.forget`."""
@@ -248,6 +259,22 @@ async def test_one_submission(backend: SmallBackend, target: ScriptedTarget) -> 
     await backend.stop_cluster(cluster.name)
     await until(lambda: cluster.status == JobStatus.STOPPED)
     assert target.asked[2:] == [("stop", 101)]
+
+
+async def test_logs(backend: SmallBackend, target: ScriptedTarget) -> None:
+    """Of the scheduler and of each worker, as long as the cluster is on record; 1 MiB at most."""
+    cluster = backend.new()
+    cluster_name = cluster.name
+    await until(lambda: cluster.status == JobStatus.SUBMITTED)
+    assert await backend.log_of(cluster) == f"scheduler of {cluster_name}, 65536"
+    await backend.beat(cluster, 1)
+    await until(lambda: bool(alive(cluster)) and ref_of(alive(cluster)[0]) is not None)
+    worker = alive(cluster)[0].name
+    with pytest.raises(KeyError):
+        await backend.log_of(cluster, "other")
+    await backend.stop_cluster(cluster_name)
+    await until(lambda: target.tidied == [cluster_name])
+    assert await backend.log_of(cluster, worker, 2**30) == f"{worker} of {cluster_name}, 1048576"
 
 
 async def test_exactly_one_less(backend: SmallBackend, target: ScriptedTarget) -> None:

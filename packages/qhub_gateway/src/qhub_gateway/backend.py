@@ -36,7 +36,7 @@ from qhub_gateway.judging import Judging, Patience
 from qhub_gateway.limiting import DatabaseLimiter, Limiter
 from qhub_gateway.options import ProfileOptions
 from qhub_gateway.people import People
-from qhub_gateway.records import Records, is_over, patiently
+from qhub_gateway.records import Records, is_over, patiently, ref_of
 from qhub_gateway.requests import ClusterRequest
 from qhub_gateway.starting import Starting
 from qhub_gateway.stopping import Stopping
@@ -44,6 +44,7 @@ from qhub_gateway.targets.target import WORKER_NAME, ClusterSpec, State, Target
 from qhub_spawner.launch import default_hub_id
 
 _LONGEST_PAUSE_SECONDS = 10.0
+_MOST_LOG_BYTES = 2**20
 
 
 class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway has no types
@@ -162,12 +163,19 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
         if "kubernetes" in self.backends:
             from qhub_gateway.targets.kubernetes import KubernetesTarget  # noqa: PLC0415
 
-            made["kubernetes"] = KubernetesTarget(parent=self, gateway_id=self.gateway_id)
+            made["kubernetes"] = KubernetesTarget(
+                parent=self, gateway_id=self.gateway_id, recorded=self._names_on_record
+            )
         if "local" in self.backends:
             from qhub_gateway.targets.local import LocalTarget  # noqa: PLC0415
 
-            made["local"] = LocalTarget(Path(self.local_folder))
+            made["local"] = LocalTarget(Path(self.local_folder), self.gateway_id, self.log)
         return made
+
+    def _names_on_record(self) -> set[str]:
+        """Return the name of every job that may not have ended."""
+        clusters = self.db.name_to_cluster.values()
+        return {ref.name for cluster in clusters for ref in self.records.refs(cluster)}
 
     async def setup(self, app: Application) -> None:
         """Begin, with our routes beside dask-gateway's own."""
@@ -239,6 +247,27 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
             tls_key=cluster.tls_key,
         )
 
+    async def log_of(
+        self, cluster: Cluster, worker: str | None = None, most_bytes: int = 65536
+    ) -> str:
+        """Return the end of what a cluster's scheduler, or one of its workers, has written.
+
+        Args:
+            cluster: The cluster; may have ended.
+            worker: The worker's name; ``None`` for the scheduler.
+            most_bytes: How much of it, at most 1 MiB.
+
+        Raises:
+            KeyError: The cluster has no such worker.
+            LogElsewhereError: It cannot be read from here; says where its owner finds it.
+            TargetSilentError: The target does not answer.
+        """
+        ref = ref_of(cluster if worker is None else cluster.workers[worker])
+        if ref is None:
+            return ""
+        target, most = self.records.target_of(cluster), min(most_bytes, _MOST_LOG_BYTES)
+        return await target.read_log(self.spec_of(cluster), worker, ref, most)
+
     # ---- clusters ----
 
     async def start_cluster(self, user: Any, cluster_options: object) -> str:
@@ -294,6 +323,9 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
         await self.starting.settled(cluster)
         await self.stopping.cluster(cluster)
         await super()._cluster_to_stopped(cluster)
+        target = self.targets.get(self.request_of(cluster).backend)
+        if target is not None:
+            await target.tidy(cluster.name)
         self.records.forget(cluster)
 
     async def do_stop_cluster(self, cluster: Cluster) -> None:

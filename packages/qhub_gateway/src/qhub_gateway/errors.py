@@ -13,6 +13,7 @@ from collections.abc import Sequence
 __all__ = [
     "HubUnavailableError",
     "LimitReachedError",
+    "LogElsewhereError",
     "QHubGatewayError",
     "RequestRefusedError",
     "StartRefusedError",
@@ -65,6 +66,10 @@ class StartRefusedError(QHubGatewayError):
 
 class TargetSilentError(QHubGatewayError):
     """A target gave no usable answer: nothing was started, and nothing may be concluded."""
+
+
+class LogElsewhereError(QHubGatewayError):
+    """A log cannot be read from here; says where its owner finds it."""
 
 
 class StopUnconfirmedError(QHubGatewayError):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-import shutil
 import signal
 import tempfile
+import time
 import uuid
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -25,35 +26,49 @@ from qhub_gateway.targets.target import (
     WorkerSpec,
 )
 
+_SECRETS = ("dask.crt", "dask.pem")
 _COMM = "DASK_DISTRIBUTED__COMM__TLS"
 _LOOK_SECONDS = 0.5
 _KILL_SECONDS = 5.0
 
 
 class LocalTarget(Target):
-    """Processes of this machine, found again by a variable of theirs that only they have."""
+    """Processes of this machine, found again by a variable of theirs that only they have.
+
+    Args:
+        folder: For keys and logs; made with mode 0700.
+        gateway_id: Stands in each job's name; processes with it that nobody follows are ended.
+        log: Where those are named.
+    """
 
     name: ClassVar[str] = "local"
 
-    def __init__(self, folder: Path) -> None:
-        """Keep keys and logs in `folder`, which is made with mode 0700."""
+    def __init__(self, folder: Path, gateway_id: str, log: logging.Logger) -> None:
+        """See the class."""
         self.folder = folder
+        self.gateway_id = gateway_id
+        self._log = log
         self._followed: dict[JobRef, JobRef] = {}
-        self._running: dict[JobRef, float] = {}
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._stopping: dict[JobRef, float] = {}
         self._ended: set[JobRef] = set()
         self._moved = asyncio.Event()
 
     async def open(self) -> None:
-        """See `Target.open`."""
+        """See `Target.open`; ends what an earlier gateway of this name started off the record."""
+        known = {ref.name for ref in self._followed}
+        for name, number in _jobs().items():
+            if name.startswith(f"{self.gateway_id}-") and name not in known:
+                self._log.warning("ending process %d (%s): no cluster owns it", number, name)
+                _signal(JobRef(name, number=number), signal.SIGKILL)
 
     async def close(self) -> None:
         """See `Target.close`: processes go on."""
 
     def plan_scheduler(self, cluster: ClusterSpec) -> JobRef:
         """See `Target.plan_scheduler`."""
-        return JobRef(f"{cluster.name[:16]}-{uuid.uuid4().hex[:16]}")
+        del cluster
+        return JobRef(f"{self.gateway_id}-{uuid.uuid4().hex[:16]}")
 
     def plan_workers(
         self, cluster: ClusterSpec, names: Sequence[str]
@@ -111,7 +126,7 @@ class LocalTarget(Target):
     def _secrets(self, cluster: ClusterSpec) -> Path:
         folder = self.folder / cluster.name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name, data in (("dask.crt", cluster.tls_cert), ("dask.pem", cluster.tls_key)):
+        for name, data in zip(_SECRETS, (cluster.tls_cert, cluster.tls_key), strict=True):
             if not (folder / name).exists():
                 descriptor, made = tempfile.mkstemp(dir=folder)
                 with os.fdopen(descriptor, "wb") as file:
@@ -139,7 +154,7 @@ class LocalTarget(Target):
             return State(Phase.ENDED, "its process has ended")
         if ref not in self._followed:
             return UNKNOWN
-        return State(Phase.RUNNING, since=self._running.get(ref))
+        return State(Phase.RUNNING, since=_since(self._followed[ref].number or 0))
 
     async def changed(self) -> None:
         """See `Target.changed`: looks twice a second."""
@@ -184,12 +199,25 @@ class LocalTarget(Target):
             known = self._followed.pop(ref, ref)
             self._processes.pop(known.number or 0, None)
             self._stopping.pop(ref, None)
-            self._running.pop(ref, None)
             self._ended.discard(ref)
 
-    def remove(self, cluster: str) -> None:
-        """Remove a cluster's keys and logs."""
-        shutil.rmtree(self.folder / cluster, ignore_errors=True)
+    async def read_log(
+        self, cluster: ClusterSpec, worker: str | None, ref: JobRef, most_bytes: int
+    ) -> str:
+        """See `Target.read_log`."""
+        del ref
+        try:
+            with (self.folder / cluster.name / f"{worker or 'scheduler'}.log").open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - most_bytes))
+                return file.read(most_bytes).decode(errors="replace")
+        except OSError:
+            return ""
+
+    async def tidy(self, cluster: str) -> None:
+        """See `Target.tidy`: certificate and key are of no use any more."""
+        for name in _SECRETS:
+            with suppress(OSError):
+                (self.folder / cluster / name).unlink()
 
 
 def _jobs() -> dict[str, int]:
@@ -212,7 +240,20 @@ def _job_of(pid: int) -> str:
     return next((word[len(mark) :].decode() for word in words if word.startswith(mark)), "")
 
 
+def _since(pid: int) -> float | None:
+    """Return when a process began (man proc, ``starttime``), in seconds since 1970."""
+    try:
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(ticks) / os.sysconf("SC_CLK_TCK")
+    return time.time() - age
+
+
 def _signal(ref: JobRef, number: int) -> None:
     if ref.number and _job_of(ref.number) == ref.name:
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(ref.number, number)
+            # of what is left of a job, the first may have ended before its children
+            group = os.getpgid(ref.number)
+            if group != os.getpgrp():
+                os.killpg(group, number)

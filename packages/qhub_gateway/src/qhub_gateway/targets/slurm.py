@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from qhub_gateway import slurm_script
 from qhub_gateway.batching import batches
-from qhub_gateway.errors import StartRefusedError, TargetSilentError
+from qhub_gateway.errors import LogElsewhereError, StartRefusedError, TargetSilentError
 from qhub_gateway.targets.target import (
     UNKNOWN,
     ClusterSpec,
@@ -20,7 +20,7 @@ from qhub_gateway.targets.target import (
     Target,
     WorkerSpec,
 )
-from qhub_spawner.errors import SelectionError, SlurmError
+from qhub_spawner.errors import SelectionError, SlurmError, SlurmRejectedError
 from qhub_spawner.launch import StartFailedError
 from qhub_spawner.slurm import script, submitting, words
 from qhub_spawner.slurm.backend import SlurmBackend
@@ -213,7 +213,7 @@ class SlurmTarget(Target):
             watch = self._watch(ref)
             watch.on_end = None
             self.poller.hurry(watch, Pace.STOPPING)
-            if watch.ending is not None:
+            if watch.ending is not None or _ending(watch):
                 continue
             if watch.job_id is None:
                 unnumbered = True
@@ -257,10 +257,30 @@ class SlurmTarget(Target):
         }
         return None if left <= set(tasks) else tuple(sorted(tasks))
 
+    async def read_log(
+        self, cluster: ClusterSpec, worker: str | None, ref: JobRef, most_bytes: int
+    ) -> str:
+        """See `Target.read_log`: from the person's home, as that person."""
+        name = worker or "scheduler"
+        try:
+            found = await self.door.read_log(ref.user, cluster.name, name, most_bytes)
+        except SlurmRejectedError as error:
+            place = f"~/{script.LOG_FOLDER}/dask/{cluster.name}/{name}.log"
+            msg = f"The gateway cannot read this log; it is {place}, in the home of {ref.user}."
+            raise LogElsewhereError(msg) from error
+        except SlurmError as error:
+            raise TargetSilentError(str(error)) from error
+        return found or ""
+
     def forget(self, refs: Collection[JobRef]) -> None:
         """See `Target.forget`."""
         for ref in refs:
             self.poller.forget(self._watches.pop(ref, None))
+
+
+def _ending(watch: Watch) -> bool:
+    """Whether Slurm is at it already: to cancel again would change nothing."""
+    return watch.job is not None and watch.job.state is JobState.COMPLETING
 
 
 def _account(cluster: ClusterSpec) -> str:

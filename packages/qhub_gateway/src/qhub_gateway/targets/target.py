@@ -107,9 +107,16 @@ class WorkerSpec:
 
 
 class Target(ABC):
-    """One place where clusters run."""
+    """One place where clusters run.
+
+    Attributes:
+        name: As a profile has it.
+        repeatable: Whether a start whose outcome is not on record may simply be asked for again,
+            because a name is only taken once there.
+    """
 
     name: ClassVar[str]
+    repeatable: ClassVar[bool] = False
 
     @abstractmethod
     async def open(self) -> None:
@@ -175,6 +182,30 @@ class Target(ABC):
         Raises:
             TargetSilentError: The target does not answer, or not for all of them.
         """
+
+    @abstractmethod
+    async def read_log(
+        self, cluster: ClusterSpec, worker: str | None, ref: JobRef, most_bytes: int
+    ) -> str:
+        """Return the end of what a scheduler or worker has written.
+
+        Args:
+            cluster: Whose it is.
+            worker: The worker's name; ``None`` for the scheduler.
+            ref: Its job; may have ended long ago.
+            most_bytes: How much of it.
+
+        Returns:
+            The text; empty where there is nothing yet, or nothing any more.
+
+        Raises:
+            LogElsewhereError: It cannot be read from here; says where its owner finds it.
+            TargetSilentError: The target does not answer.
+        """
+
+    async def tidy(self, cluster: str) -> None:
+        """Remove what is kept for a cluster that has ended, but not its logs; never raises."""
+        del cluster
 
     @abstractmethod
     def forget(self, refs: Collection[JobRef]) -> None:

@@ -237,9 +237,19 @@ class CommandLineDoor(Door):
             msg = f"scancel of {len(jobs)} jobs failed"
             raise SlurmUnavailableError(msg, exit_code=answer.exit_code, stderr=answer.stderr)
 
+    async def read_log(self, user: str, cluster: str, name: str, most_bytes: int) -> str | None:
+        """Read it as `user`."""
+        request = {"verb": "read_log", "cluster": cluster, "name": name, "most_bytes": most_bytes}
+        log = (await self._answer(user, request)).get("log")
+        return log if isinstance(log, str) else None
+
     # ---- processes ----
 
     async def _as_user(self, user: str, request: Mapping[str, Any]) -> Answer:
+        answer = await self._answer(user, request)
+        return Answer(answer["exit_code"], answer["stdout"], answer["stderr"])
+
+    async def _answer(self, user: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         argv = self.how.door_argv(user)
         said = await self._run(argv, stdin=json.dumps(request).encode())
         submitting = request["verb"] == "submit"
@@ -257,7 +267,7 @@ class CommandLineDoor(Door):
         if "timeout" in answer:
             kind = SubmitUnknownError if submitting else SlurmUnavailableError
             raise kind(f"{request['verb']} had no answer within {answer['timeout']} s")
-        return Answer(answer["exit_code"], answer["stdout"], answer["stderr"])
+        return answer
 
     async def _ask(self, argv: list[str], extra: Mapping[str, str] | None = None) -> Answer:
         answer = await self._run([f"{self.how.slurm_bin}/{argv[0]}", *argv[1:]], extra=extra)

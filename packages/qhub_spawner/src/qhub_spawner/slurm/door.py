@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Literal
 
 from qhub_spawner.access import Limits
+from qhub_spawner.errors import SlurmRejectedError
 from qhub_spawner.slurm.capacity import Node
 from qhub_spawner.slurm.jobs import Job, JobEnding, Queue
 from qhub_spawner.slurm.script import Submission
@@ -118,6 +119,24 @@ class Door(ABC):
 
         Those that are over, or have another name, are left alone.
         """
+
+    async def read_log(self, user: str, cluster: str, name: str, most_bytes: int) -> str | None:
+        """Return the end of what a part of a Dask cluster of `user` has written.
+
+        Args:
+            user: The account whose home it is in.
+            cluster: The cluster's name.
+            name: ``scheduler``, or a worker's name.
+            most_bytes: How much of it, at most 1 MiB.
+
+        Returns:
+            The text, or ``None`` if there is none.
+
+        Raises:
+            SlurmRejectedError: This transport reads no files, or not these.
+        """
+        del user, cluster, name, most_bytes
+        raise SlurmRejectedError("this transport to Slurm reads no files")
 
     @abstractmethod
     async def estimate(self, user: str, submission: Submission) -> datetime | None:

@@ -4,7 +4,7 @@
 
 One sudo rule (`qhub-spawner sudoers` prints it) lets the hub's account run this file, with
 exactly the arguments in the rule, as the people of the hub; never as root. What to do arrives as
-one JSON document on standard input, so that nothing of it is in a process list. It knows four
+one JSON document on standard input, so that nothing of it is in a process list. It knows five
 verbs, and nothing that a request holds becomes a program, a path or a word of a shell:
 
 - ``submit``: ``arguments`` (long options of sbatch, each of the closed list below), ``script``,
@@ -14,10 +14,13 @@ verbs, and nothing that a request holds becomes a program, a path or a word of a
 - ``cancel``: ``job_id``, ``name`` and ``signal`` (``TERM`` or none). Only a job of that id *and*
   that name is cancelled, and only if the name is one of qhub's;
 - ``cancel_many``: ``jobs``, each with ``job_id``, ``name`` and ``tasks`` (of a job array, as
-  ``0-3,7``, or none for all of it), under the same condition.
+  ``0-3,7``, or none for all of it), under the same condition;
+- ``read_log``: ``cluster``, ``name`` and ``most_bytes``. The end of what a part of a Dask cluster
+  has written, from the one folder where it writes, as the person may read it.
 
 It answers with one JSON document: ``{"exit_code": …, "stdout": …, "stderr": …}`` of the Slurm
-command, or ``{"refused": …}``. Standard library only: install a copy owned by root.
+command, ``{"log": …}`` (null if there is none), or ``{"refused": …}``. Standard library only:
+install a copy owned by root.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import json
 import os
 import pwd
 import re
+import stat
 import subprocess
 import sys
 from typing import Any, NoReturn
@@ -34,9 +38,13 @@ LONGEST_REQUEST = 4 * 1024 * 1024
 SECONDS = 60
 MOST_JOBS = 1000
 MOST_LINES = 16 * 1024 * 1024
+MOST_LOG = 1024 * 1024
+LOGS = ".local/state/qhub/dask"
 _VALUE = re.compile(r"[^\x00-\x1f\x7f]{0,2048}")
 _JOB_NAME = re.compile(r"qhub-[a-z0-9]{1,16}-[0-9a-f]{16}")
 _TASKS = re.compile(r"[0-9]+(?:-[0-9]+)?(?:,[0-9]+(?:-[0-9]+)?)*")
+_CLUSTER = re.compile(r"[0-9a-f]{32}")
+_PART = re.compile(r"scheduler|[0-9a-f]{32}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Options that ask for resources, and none that name a file, a program or another user.
 OPTIONS = frozenset(
@@ -53,7 +61,7 @@ OPTIONS = frozenset(
 
 
 class Refused(Exception):  # noqa: N818 - it is an answer, not a failure
-    """The request is not one of the four."""
+    """The request is not one of the five."""
 
 
 def checked_arguments(value: object) -> list[str]:
@@ -163,7 +171,37 @@ def run(request: dict[str, Any], slurm_bin: str, own: dict[str, str]) -> dict[st
         return ended([*argv, str(job_id)], "", own, ())
     if verb == "cancel_many":
         return cancel_many(request, slurm_bin, own)
-    raise Refused("verb: expected submit, estimate, cancel or cancel_many")
+    if verb == "read_log":
+        return {"log": read_log(request)}
+    raise Refused("verb: expected submit, estimate, cancel, cancel_many or read_log")
+
+
+def read_log(request: dict[str, Any]) -> str | None:
+    """Return the end of one log of a Dask cluster of this account, or nothing if there is none."""
+    cluster, name = request.get("cluster"), request.get("name")
+    if not isinstance(cluster, str) or _CLUSTER.fullmatch(cluster) is None:
+        raise Refused("cluster: expected 32 hexadecimal digits")
+    if not isinstance(name, str) or _PART.fullmatch(name) is None:
+        raise Refused("name: expected scheduler or 32 hexadecimal digits")
+    most = request.get("most_bytes")
+    if not isinstance(most, int) or isinstance(most, bool) or not 0 < most <= MOST_LOG:
+        raise Refused(f"most_bytes: expected 1 to {MOST_LOG}")
+    path = f"{pwd.getpwuid(os.getuid()).pw_dir}/{LOGS}/{cluster}/{name}.log"
+    try:
+        # neither another file by a link, nor a pipe that never ends
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            return None
+        data = os.pread(descriptor, most, max(0, about.st_size - most))
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return data.decode(errors="replace")
 
 
 def cancel_many(request: dict[str, Any], slurm_bin: str, own: dict[str, str]) -> dict[str, Any]:
