@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from bs4 import BeautifulSoup
 
-from qhub_gateway.page import render_page, render_rows
+from qhub_gateway.page import render_logs, render_page, render_rows, render_sharing
 from tests.unit.hostile import MARK, TEXTS
 
 NOW = 1_800_000_000.0
+NAME = "0123456789abcdef0123456789abcdef"
+WHERE: dict[str, Any] = {"base": "/services/qhub/clusters", "hub": "/hub/"}
 
 
 def cluster(**values: Any) -> dict[str, Any]:
@@ -31,7 +33,10 @@ def cluster(**values: Any) -> dict[str, Any]:
         "seconds_left": 1800.0,
         "dashboard": "/clusters/0123456789abcdef0123456789abcdef/status",
         "may_stop": True,
+        "may_look": True,
+        "may_read_logs": True,
         "mine": True,
+        "shared": {"users": [], "groups": []},
     } | values
 
 
@@ -73,11 +78,66 @@ def test_why_it_waits() -> None:
 
 def test_those_of_others() -> None:
     """Of others' clusters an administrator sees whose they are, may stop them, and no dashboard."""
-    found = page(cluster(user="bob", mine=False), everyone=True, may_see_all=True)
+    bobs = cluster(user="bob", mine=False, may_look=False, shared=None)
+    found = page(bobs, everyone=True, may_see_all=True)
     assert "of bob" in found.get_text()
     assert "Dashboard" not in found.get_text()
+    assert "Share" not in found.get_text()
+    assert "Logs" in found.get_text()
     assert found.find("form")["action"].endswith("/stop?all")
     assert not page(cluster(may_stop=False)).find("form")
+
+
+def test_what_is_shared_with_one() -> None:
+    """Of a cluster whose dashboard is shared with one there is the dashboard, and nothing to do."""
+    shared = cluster(user="bob", mine=False, may_stop=False, may_read_logs=False, shared=None)
+    found = page(shared)
+    assert "of bob" in found.get_text()
+    assert [each["href"].rpartition("/")[2] for each in found.section.find_all("a")] == ["status"]
+    assert not found.find("form")
+
+
+def test_with_whom_one_shares() -> None:
+    """The link says with how many one's dashboard is shared, if with anybody."""
+    assert "Share the dashboard" in page(cluster()).get_text()
+    shared = cluster(shared={"users": ["bob"], "groups": ["/physics"]})
+    assert "Share (now with 2)" in page(shared).get_text()
+
+
+def test_logs() -> None:
+    """A log is shown as it is, of the scheduler or of a worker that one chooses."""
+    found = BeautifulSoup(
+        render_logs(
+            NAME,
+            log="a\n<b>",
+            worker="w" * 32,
+            workers=["v" * 32, "w" * 32],
+            user="a",
+            now=NOW,
+            **WHERE,
+        ),
+        "html.parser",
+    )
+    assert found.pre.get_text() == "a\n<b>"
+    assert found.find("option", selected=True)["value"] == "w" * 32
+    assert len(found.find_all("option")) == 3
+    empty = render_logs(NAME, log="", worker=None, workers=[], user="a", now=NOW, **WHERE)
+    assert "Nothing was written yet" in empty
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_hostile_logs_and_names(text: str) -> None:
+    """What a cluster has written, and with whom somebody wants to share, is shown as text."""
+    shared = {"users": [text], "groups": [text], "problem": text, "notice": text}
+    pages = (
+        render_logs(NAME, log=text, worker=text, workers=[text], user=text, now=NOW, **WHERE),
+        render_sharing(NAME, user=text, xsrf="x", **shared, **WHERE),
+    )
+    for each in pages:
+        found = BeautifulSoup(each, "html.parser")
+        assert not found.find_all(["script", "img"])
+        for tag in found.find_all(True):
+            assert not [name for name in tag.attrs if name.startswith("on")]
 
 
 def test_nothing_to_see() -> None:

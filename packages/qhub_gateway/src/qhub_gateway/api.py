@@ -1,29 +1,38 @@
 """What qhub adds to dask-gateway's own REST routes, which stay as they are.
 
-``GET /api/qhub/clusters`` lists one's clusters with what a page shows of them, and with ``?all``
-everyone's for those who may see them; ``GET /api/qhub/limits`` says what is in use of one's limits;
-``GET /api/metrics`` is for Prometheus. A request to scale that a limit cuts short is answered as
+``GET /api/qhub/clusters`` lists one's clusters, and those whose dashboard is shared with one, with
+what a page shows of them, and with ``?all`` everyone's for those who may see them; of one cluster
+there are ``/api/qhub/clusters/NAME``, its ``…/logs``, its ``…/dashboard`` and its ``…/sharing``;
+``GET /api/qhub/limits`` says what is in use of one's limits; ``GET /api/metrics`` is for
+Prometheus. A request to scale that a limit cuts short is answered as
 dask-gateway answers one that its own bounds do: done as far as can be, and said in words.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from dask_gateway_server.routes import api_handler
-from traitlets import Unicode
+from traitlets import Float, Unicode
 from traitlets.config import LoggingConfigurable
 from yarl import URL
 
+from qhub_gateway.auth import HubAuthenticator
+from qhub_gateway.errors import RequestRefusedError, TargetSilentError
 from qhub_gateway.limiting import DatabaseLimiter
 from qhub_gateway.limits import Use
 from qhub_gateway.metrics import ClusterFigures, GatewayMetrics, route_of
+from qhub_gateway.owners import OwnerWatch
+from qhub_gateway.records import patiently
 from qhub_gateway.rights import Action, Rights, may
+from qhub_gateway.sharing import KEY, Sharing
 from qhub_gateway.views import ClusterView, WorkerFacts, figures_of, view_of
 
 if TYPE_CHECKING:
@@ -34,6 +43,10 @@ __all__ = ["Api"]
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _OK = 200
 _MILLISECONDS = 1000
+_MOST_LOG_BYTES = 2**20
+_LOG_BYTES = 2**16
+_LARGEST_BODY_BYTES = 64 * 2**10
+_NO_CLUSTER = "There is no such cluster."
 
 
 class Api(LoggingConfigurable):
@@ -56,6 +69,16 @@ class Api(LoggingConfigurable):
         """,
     )
 
+    owner_period = Float(
+        60.0,
+        min=1.0,
+        config=True,
+        help="""
+        Seconds between two looks at whether the hub still knows the owners of clusters: those of
+        somebody who was removed or disabled end within them. Default: 60.
+        """,
+    )
+
     backend: QHubGatewayBackend
 
     def __init__(self, backend: QHubGatewayBackend) -> None:
@@ -70,11 +93,38 @@ class Api(LoggingConfigurable):
         app.middlewares.append(self._scale_in_words)
         user = api_handler(user_authenticated=True)
         app.router.add_get("/api/qhub/clusters", user(self._list))
+        app.router.add_get("/api/qhub/clusters/{name}", user(self._one))
         app.router.add_get("/api/qhub/clusters/{name}/dashboard", user(self._dashboard))
+        app.router.add_get("/api/qhub/clusters/{name}/logs", user(self._logs))
+        app.router.add_get("/api/qhub/clusters/{name}/sharing", user(self._sharing))
+        app.router.add_put("/api/qhub/clusters/{name}/sharing", user(self._share))
         app.router.add_get("/api/qhub/limits", user(self._limits))
         app.router.add_get("/api/metrics", self._scraped)
         app.router.add_get("/clusters/{name:[0-9a-f]{32}}", self._to_dashboard)
         app.router.add_get("/clusters/{name:[0-9a-f]{32}}/{path:.*}", self._to_dashboard)
+        app.cleanup_ctx.append(self._owners_watched)
+
+    async def _owners_watched(self, app: web.Application) -> AsyncIterator[None]:
+        """Look after whose clusters there are, as long as the gateway runs."""
+        authenticator = app["authenticator"]
+        if not isinstance(authenticator, HubAuthenticator):
+            yield  # nobody who could be asked
+            return
+        backend = self.backend
+        watch = OwnerWatch(
+            lambda: [
+                (each, backend.request_of(each).owner) for each in backend.db.active_clusters()
+            ],
+            authenticator.hub.person,
+            backend.judging.fail,
+            period=self.owner_period,
+            log=self.log,
+        )
+        task = asyncio.create_task(watch.run())
+        yield
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
     # ---- what is there ----
 
@@ -126,24 +176,100 @@ class Api(LoggingConfigurable):
         if everyone and not rights.see:
             raise web.HTTPForbidden(reason="You may see only your own clusters.")
         found = [
-            {**view.to_json(), "may_stop": self._may(Action.STOP, user, view)}
-            for view in self.views()
-            if everyone or view.user == user.name
+            self._told_of(cluster, user)
+            for cluster in self.backend.db.active_clusters()
+            if everyone or _may_look(user, cluster)
         ]
         return _answer({"clusters": found, "may_see_all": rights.see})
 
-    @staticmethod
-    def _may(action: Action, user: Any, view: ClusterView) -> bool:  # noqa: ANN401 - of any authenticator
-        rights = getattr(user, "rights", Rights())
-        return may(action, asker=user.name, owner=view.user, rights=rights)
+    async def _one(self, request: web.Request) -> web.Response:
+        """Describe one cluster, also one that has ended, as long as there is a record of it."""
+        user = request["user"]
+        cluster = self._cluster(request)
+        if not (_may(Action.SEE, user, cluster) or _may_look(user, cluster)):
+            raise web.HTTPNotFound(reason=_NO_CLUSTER)
+        return _answer(self._told_of(cluster, user))
+
+    def _told_of(self, cluster: Any, user: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Return what somebody is told of a cluster that they may see."""
+        sharing = Sharing.of(cluster.state)
+        mine = cluster.username == user.name
+        return {
+            **self._view(cluster).to_json(),
+            "may_stop": _may(Action.STOP, user, cluster),
+            "may_read_logs": _may(Action.SEE, user, cluster),
+            "may_look": _may_look(user, cluster),
+            # with whom else it is shared is its owner's business
+            "shared": sharing.model_dump(mode="json") if mine else None,
+        }
+
+    def _cluster(self, request: web.Request, *, own: bool = False) -> Any:  # noqa: ANN401
+        """Return the cluster that a request names.
+
+        Raises:
+            web.HTTPNotFound: There is none, or with `own` it is somebody else's.
+        """
+        cluster = self.backend.db.get_cluster(request.match_info["name"])
+        if cluster is None or (own and cluster.username != request["user"].name):
+            raise web.HTTPNotFound(reason=_NO_CLUSTER)
+        return cluster
 
     async def _dashboard(self, request: web.Request) -> web.Response:
-        """Say where the dashboard of one's own cluster is; of another's, that there is none."""
+        """Say where a dashboard is, to its owner and whom they share it with."""
         cluster = self.backend.db.get_cluster(request.match_info["name"])
-        mine = cluster is not None and cluster.username == request["user"].name
-        if not mine or not cluster.dashboard_address or not cluster.is_active():
+        allowed = cluster is not None and _may_look(request["user"], cluster)
+        if not allowed or not cluster.dashboard_address or not cluster.is_active():
             raise web.HTTPNotFound(reason="There is no such dashboard.")
         return _answer({"address": cluster.dashboard_address})
+
+    async def _logs(self, request: web.Request) -> web.Response:
+        """Return the end of what a scheduler, or with ``?worker=NAME`` a worker, has written."""
+        cluster = self._cluster(request)
+        if not _may(Action.SEE, request["user"], cluster):
+            raise web.HTTPNotFound(reason=_NO_CLUSTER)
+        worker = request.query.get("worker") or None
+        size = request.query.get("bytes", str(_LOG_BYTES))
+        if not (size.isascii() and size.isdigit()) or not 0 < int(size) <= _MOST_LOG_BYTES:
+            raise web.HTTPUnprocessableEntity(
+                reason=f"bytes: a whole number from 1 to {_MOST_LOG_BYTES} is accepted."
+            )
+        names = [each.name for each in cluster.workers.values()]
+        if worker is not None and worker not in names:
+            raise web.HTTPNotFound(reason="The cluster has no such worker.")
+        try:
+            log = await self.backend.log_of(cluster, worker, int(size))
+        except TargetSilentError as error:
+            raise web.HTTPServiceUnavailable(
+                reason="The log cannot be had now; try again in a moment."
+            ) from error
+        return _answer({"log": log, "worker": worker, "workers": names})
+
+    async def _sharing(self, request: web.Request) -> web.Response:
+        """Say with whom one shares a dashboard."""
+        cluster = self._cluster(request, own=True)
+        return _answer(Sharing.of(cluster.state).model_dump(mode="json"))
+
+    async def _share(self, request: web.Request) -> web.Response:
+        """Share a dashboard with these people and groups, and with nobody else any more."""
+        cluster = self._cluster(request, own=True)
+        if not getattr(request["user"], "rights", Rights(create=True)).create:
+            raise web.HTTPForbidden(reason="You may not use clusters here.")
+        try:
+            body = await request.content.read(_LARGEST_BODY_BYTES)
+            sharing = Sharing.asked(json.loads(body))
+        except (ValueError, RecursionError) as error:
+            raise web.HTTPUnprocessableEntity(reason="This is not JSON.") from error
+        except RequestRefusedError as error:
+            raise web.HTTPUnprocessableEntity(reason=str(error)) from error
+        data = sharing.model_dump(mode="json")
+
+        async def written() -> None:
+            state = {**(cluster.state or {}), KEY: data}
+            self.backend.db.update_cluster(cluster, state=state)
+
+        await patiently(written)
+        self.log.info("the dashboard of cluster %s is shared by %s", cluster.name, cluster.username)
+        return _answer(data)
 
     async def _limits(self, request: web.Request) -> web.Response:
         user = request["user"]
@@ -233,7 +359,19 @@ class Api(LoggingConfigurable):
         return limiter.words(cluster, count if most is None else min(count, most))
 
 
-_METHODS = {"GET", "HEAD", "POST", "DELETE"}
+_METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE"}
+
+
+def _may(action: Action, user: Any, cluster: Any) -> bool:  # noqa: ANN401 - of any authenticator
+    rights = getattr(user, "rights", Rights())
+    return may(action, asker=user.name, owner=cluster.username, rights=rights)
+
+
+def _may_look(user: Any, cluster: Any) -> bool:  # noqa: ANN401 - of any authenticator
+    """Whether somebody may look at a cluster's dashboard."""
+    return cluster.username == user.name or Sharing.of(cluster.state).includes(
+        user.name, user.groups
+    )
 
 
 def _answer(data: object) -> web.Response:

@@ -1,24 +1,31 @@
 """``Gateway()`` for people: it finds the gateway and says who asks, inside a server or outside.
 
-Everything else is Dask's own client, whose documentation holds for it.
+Everything else is Dask's own client, whose documentation holds for it. Its clusters say why they
+wait and why they failed, show their logs, and can be shared.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import dask.config
 from dask_gateway import Gateway as DaskClient
-from dask_gateway import GatewayCluster
+from dask_gateway import GatewayCluster as DaskCluster
 from dask_gateway.auth import GatewayAuth, JupyterHubAuth
+from dask_gateway.client import GatewayClusterError, GatewayWarning
 
 from qhub_gateway.configuration import ADDRESS, PROXY_ADDRESS, PUBLIC_ADDRESS
 from qhub_gateway.errors import QHubGatewayError
 
 __all__ = ["Gateway", "GatewayCluster", "KeycloakAuth", "addresses_of"]
+
+_SAY_WHY_SECONDS = 10.0
 
 
 class KeycloakAuth(GatewayAuth):  # type: ignore[misc]  # dask-gateway has no types
@@ -81,6 +88,133 @@ class Gateway(DaskClient):  # type: ignore[misc]
         if auth is None:
             auth = _auth(token)
         super().__init__(address, proxy_address, public_address, auth, **others)
+
+    def new_cluster(
+        self,
+        cluster_options: Any = None,  # noqa: ANN401 - as Dask's
+        shutdown_on_close: bool = True,
+        **options: Any,  # noqa: ANN401 - as Dask's
+    ) -> GatewayCluster:
+        """Make a cluster and wait until it is there; as Dask's own.
+
+        Args:
+            cluster_options: What `cluster_options` returned, changed.
+            shutdown_on_close: Whether it ends with this object.
+            **options: Single options by name: ``profile``, ``worker_cores``, …
+        """
+        return GatewayCluster(
+            **self._reached(),
+            cluster_options=cluster_options,
+            shutdown_on_close=shutdown_on_close,
+            **options,
+        )
+
+    def connect(
+        self,
+        cluster_name: str,
+        shutdown_on_close: bool = False,
+    ) -> GatewayCluster:
+        """Connect to a cluster that is there, by its name; as Dask's own."""
+        found: GatewayCluster = GatewayCluster.from_name(
+            cluster_name, shutdown_on_close=shutdown_on_close, **self._reached()
+        )
+        return found
+
+    def logs(self, cluster_name: str, worker: str | None = None, *, most_bytes: int = 65536) -> Any:  # noqa: ANN401 - awaitable if asynchronous
+        """Return the end of what a cluster's scheduler, or one of its workers, has written.
+
+        Args:
+            cluster_name: The cluster's name.
+            worker: The worker's name, as the dashboard has it; the scheduler's log if left out.
+            most_bytes: How much of it, at most 1 MiB.
+
+        Raises:
+            ValueError: There is no such cluster or worker.
+        """
+        return self.sync(_logs, self, cluster_name, worker, most_bytes)
+
+    def share(
+        self, cluster_name: str, *, users: Sequence[str] = (), groups: Sequence[str] = ()
+    ) -> Any:  # noqa: ANN401 - awaitable if asynchronous
+        """Let these people and groups look at a cluster's dashboard, and nobody else any more.
+
+        Args:
+            cluster_name: The cluster's name.
+            users: Names of the hub's users.
+            groups: Names of the hub's groups.
+
+        Raises:
+            ValueError: There is no such cluster, or a name is none.
+        """
+        return self.sync(_share, self, cluster_name, users, groups)
+
+    def _reached(self) -> dict[str, Any]:
+        return {
+            "address": self.address,
+            "proxy_address": self.proxy_address,
+            "public_address": self._public_address,
+            "auth": self.auth,
+            "asynchronous": self.asynchronous,
+            "loop": self.loop,
+        }
+
+
+class GatewayCluster(DaskCluster):  # type: ignore[misc]
+    """A cluster; Dask's own, which also says why, shows its logs and can be shared."""
+
+    async def _start_async(self) -> None:
+        saying = asyncio.ensure_future(self._say_why())
+        try:
+            await super()._start_async()
+        except GatewayClusterError as error:
+            words = await self._words() if self.name else ""
+            if not words:
+                raise
+            raise GatewayClusterError(
+                f"The cluster {self.name} failed to start: {words}"
+            ) from error
+        finally:
+            saying.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await saying
+
+    async def _say_why(self) -> None:
+        """Tell whoever waits why, each time that the reason is another."""
+        told = ""
+        while True:
+            await asyncio.sleep(_SAY_WHY_SECONDS)
+            words = await self._words() if self.name else ""
+            if words and words != told:
+                told = words
+                warnings.warn(f"The cluster waits: {words}", GatewayWarning, stacklevel=1)
+
+    async def _words(self) -> str:
+        """Return what the gateway says of the cluster; nothing if it does not say."""
+        with contextlib.suppress(Exception):
+            url = f"{self.gateway.address}/api/qhub/clusters/{self.name}"
+            answer = await (await self.gateway._request("GET", url)).json()  # noqa: SLF001 - Dask's own way to ask
+            return str(answer.get("words") or "")
+        return ""
+
+    def logs(self, worker: str | None = None, *, most_bytes: int = 65536) -> Any:  # noqa: ANN401 - awaitable if asynchronous
+        """Return the end of what the scheduler, or a worker, has written; see `Gateway.logs`."""
+        return self.gateway.sync(_logs, self.gateway, self.name, worker, most_bytes)
+
+    def share(self, *, users: Sequence[str] = (), groups: Sequence[str] = ()) -> Any:  # noqa: ANN401 - awaitable if asynchronous
+        """Let others look at the dashboard; see `Gateway.share`."""
+        return self.gateway.sync(_share, self.gateway, self.name, users, groups)
+
+
+async def _logs(gateway: Any, name: str, worker: str | None, most_bytes: int) -> str:  # noqa: ANN401 - Dask's client
+    query = {"bytes": most_bytes, **({"worker": worker} if worker else {})}
+    url = f"{gateway.address}/api/qhub/clusters/{name}/logs?{urlencode(query)}"
+    answer = await (await gateway._request("GET", url)).json()  # noqa: SLF001 - Dask's own way to ask
+    return str(answer["log"])
+
+
+async def _share(gateway: Any, name: str, users: Sequence[str], groups: Sequence[str]) -> None:  # noqa: ANN401 - Dask's client
+    url = f"{gateway.address}/api/qhub/clusters/{name}/sharing"
+    await gateway._request("PUT", url, json={"users": list(users), "groups": list(groups)})  # noqa: SLF001 - Dask's own way to ask
 
 
 def _auth(token: str | None) -> Any:  # noqa: ANN401 - one of Dask's

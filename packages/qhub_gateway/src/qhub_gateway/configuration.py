@@ -17,6 +17,9 @@ ADDRESS = "QHUB_GATEWAY_ADDRESS"
 PROXY_ADDRESS = "QHUB_GATEWAY_PROXY_ADDRESS"
 PUBLIC_ADDRESS = "QHUB_GATEWAY_PUBLIC_ADDRESS"
 
+# Dask's own, so that the panel works in software without qhub.
+_FACTORY = ("dask_gateway", "GatewayCluster")
+
 # As RFC 3986 has them, and neither braces nor blanks: a client fills in variables in braces.
 _HTTP = re.compile(r"https?://[A-Za-z0-9.:_~%\[\]-]+(?:/[A-Za-z0-9._~%/-]*)?")
 _PROXY = re.compile(r"(?:(?:gateway|tls|tcp)://)?[A-Za-z0-9._\[\]:-]+:[0-9]{1,5}")
@@ -75,6 +78,9 @@ def client_yaml(
     lines += ["  auth:", f"    type: {json.dumps(auth)}"]
     if options:
         lines += ["  cluster:", f"    options: {json.dumps(_literal(options))}"]
+    # what the button "New" of Dask's panel in JupyterLab makes
+    factory = {"module": _FACTORY[0], "class": _FACTORY[1], "args": [], "kwargs": {}}
+    lines += ["labextension:", f"  factory: {json.dumps(factory)}"]
     return "\n".join(lines) + "\n"
 
 
@@ -92,7 +98,10 @@ def _literal(value: Any) -> Any:  # noqa: ANN401 - JSON
 
 
 def environment(addresses: Addresses) -> dict[str, str]:
-    """Return variables of a server by which Dask's client, and ours, find the gateway."""
+    """Return variables of a server by which Dask's clients find the gateway.
+
+    Dask's own client, ours, and the panel of Dask's extension of JupyterLab.
+    """
     found = {
         ADDRESS: addresses.address,
         PROXY_ADDRESS: addresses.proxy_address,
@@ -101,5 +110,7 @@ def environment(addresses: Addresses) -> dict[str, str]:
         "DASK_GATEWAY__PROXY_ADDRESS": addresses.proxy_address,
         "DASK_GATEWAY__PUBLIC_ADDRESS": addresses.public_address,
         "DASK_GATEWAY__AUTH__TYPE": "jupyterhub",
+        "DASK_LABEXTENSION__FACTORY__MODULE": _FACTORY[0],
+        "DASK_LABEXTENSION__FACTORY__CLASS": _FACTORY[1],
     }
     return {name: value for name, value in found.items() if value}

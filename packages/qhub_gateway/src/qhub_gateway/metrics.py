@@ -225,8 +225,8 @@ def _gauge(name: str, words: str, labels: Iterable[str], counts: Tally[tuple[str
     return family
 
 
-_ROUTES = {"health", "version", "options", "clusters", "metrics"}
-_PARTS = {"scale", "adapt", "heartbeat", "logs", "dashboard"}
+_ROUTES = {"health", "version", "options", "clusters", "limits", "metrics"}
+_PARTS = {"scale", "adapt", "heartbeat", "logs", "dashboard", "sharing"}
 
 
 def route_of(path: str) -> str:
@@ -248,6 +248,7 @@ def route_of(path: str) -> str:
 
 
 _REASONS = {
+    "owner": ("the hub does not know", "may not use the hub"),
     "out-of-memory": ("memory",),
     "time-limit": ("time limit", "walltime", "too long", "cluster-hours"),
     "preempted": ("preempt", "taken away", "evict"),

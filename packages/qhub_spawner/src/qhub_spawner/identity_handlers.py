@@ -46,8 +46,13 @@ class IdentityHandler(APIHandler):  # type: ignore[misc]  # jupyterhub has no ty
         user = self.find_user(user_name)
         if user is None:
             raise web.HTTPError(404, NOBODY)
+        state = await user.get_auth_state()
+        if state is None and user.encrypted_auth_state is not None:
+            # the hub itself cannot read it: that is not to look as if there were none
+            self.log.error("%s: auth_state cannot be decrypted", user.name)
+            raise web.HTTPError(500, "this account's identity cannot be read")
         try:
-            identity = identity_of(await user.get_auth_state())
+            identity = identity_of(state)
         except IdentityError as error:
             self.log.error("%s: %s", user.name, error)  # noqa: TRY400 - it says all
             raise web.HTTPError(500, "this account's identity is not usable") from error

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from qhub_gateway.page.render import render_page, render_rows
+from qhub_gateway.page.render import render_logs, render_page, render_rows, render_sharing
 
-__all__ = ["render_page", "render_rows"]
+__all__ = ["render_logs", "render_page", "render_rows", "render_sharing"]

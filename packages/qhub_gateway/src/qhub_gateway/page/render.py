@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from qhub_spawner.quantities import Duration, Memory
 
-__all__ = ["render_page", "render_rows"]
+__all__ = ["render_logs", "render_page", "render_rows", "render_sharing"]
 
 INTERVAL_SECONDS = 5
 """How often an open page asks for new figures."""
@@ -88,6 +88,85 @@ def render_rows(
     return html
 
 
+def render_logs(  # noqa: PLR0913 - what stands on the page, by name
+    name: str,
+    *,
+    log: str,
+    worker: str | None,
+    workers: Sequence[str],
+    user: str,
+    base: str,
+    hub: str,
+    now: float,
+    problem: str | None = None,
+) -> str:
+    """Render the page of a cluster's logs.
+
+    Args:
+        name: The cluster's name.
+        log: The end of what was written.
+        worker: Whose log it is; ``None`` for the scheduler's.
+        workers: The names of all its workers.
+        user: Who looks.
+        base: The path of the page of clusters.
+        hub: The path of the hub.
+        now: The time, in seconds since 1970.
+        problem: Something that went wrong, in words.
+    """
+    html: str = _template("logs.html.j2").render(
+        name=name,
+        log=log,
+        worker=worker,
+        workers=workers,
+        user=user,
+        base=base,
+        hub=hub,
+        clock=_clock(now),
+        problem=problem,
+        notice=None,
+    )
+    return html
+
+
+def render_sharing(  # noqa: PLR0913 - what stands on the page, by name
+    name: str,
+    *,
+    users: Sequence[str],
+    groups: Sequence[str],
+    user: str,
+    base: str,
+    hub: str,
+    xsrf: str,
+    problem: str | None = None,
+    notice: str | None = None,
+) -> str:
+    """Render the page on which a dashboard is shared.
+
+    Args:
+        name: The cluster's name.
+        users: With whom it is shared.
+        groups: Likewise.
+        user: Who looks.
+        base: The path of the page of clusters.
+        hub: The path of the hub.
+        xsrf: What a form has to send with it.
+        problem: Something that went wrong, in words.
+        notice: Something that was done, in words.
+    """
+    html: str = _template("sharing.html.j2").render(
+        name=name,
+        users=users,
+        groups=groups,
+        user=user,
+        base=base,
+        hub=hub,
+        xsrf=xsrf,
+        problem=problem,
+        notice=notice,
+    )
+    return html
+
+
 def _in_words(cluster: Mapping[str, Any], now: float) -> dict[str, Any]:
     workers = cluster["workers"]
     counts = [f"{workers[state]} {_counted(state)}" for state in _WORKER_STATES if workers[state]]
@@ -104,7 +183,14 @@ def _in_words(cluster: Mapping[str, Any], now: float) -> dict[str, Any]:
         "age": _span(now - cluster["started"]),
         "left": None if left is None else _span(left),
         "environment": "" if cluster["environment"] == "default" else cluster["environment"],
+        "sharing": _sharing(cluster.get("shared") or {}),
     }
+
+
+def _sharing(shared: Mapping[str, Sequence[str]]) -> str:
+    """Say in a link whether a dashboard is shared."""
+    number = len(shared.get("users", ())) + len(shared.get("groups", ()))
+    return f"Share (now with {number})" if number else "Share"
 
 
 def _counted(state: str) -> str:

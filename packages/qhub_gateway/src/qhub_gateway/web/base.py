@@ -46,14 +46,14 @@ class Base(HubOAuthenticated, web.RequestHandler):  # type: ignore[misc]  # jupy
         """Whether everyone's clusters are asked for."""
         return "all" in self.request.query_arguments
 
-    async def ask(self, method: str, path: str) -> GatewayAnswer:
+    async def ask(self, method: str, path: str, body: object = None) -> GatewayAnswer:
         """Ask the gateway as whoever looks.
 
         Raises:
             web.HTTPError: It does not answer, or says no.
         """
         try:
-            answer = await self.service.door.ask(method, path, self.token)
+            answer = await self.service.door.ask(method, path, self.token, body)
         except GatewaySilentError as error:
             raise web.HTTPError(503, str(error)) from error
         if answer.status in {_UNAUTHORIZED, FORBIDDEN}:

@@ -1,4 +1,4 @@
-"""Dashboards of schedulers, for the owner of a cluster and nobody else, websockets included."""
+"""Dashboards of schedulers, for whom the gateway tells where they are; websockets included."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ __all__ = ["LARGEST_MESSAGE_BYTES", "Dashboard"]
 
 LARGEST_MESSAGE_BYTES = 64 * 2**20
 _DASHBOARD_SECONDS = 60.0
+_RECHECK_SECONDS = 30.0
+_NOT_ALLOWED = {403, 404}
 _NO_ANSWER = 599  # tornado's own
 
 
 class Dashboard(Base, WebSocketHandler):
-    """A scheduler's own pages, for its owner."""
+    """A scheduler's own pages, for its owner and whom they share it with."""
 
     _upstream: WebSocketClientConnection | None = None
 
@@ -121,6 +123,19 @@ class Dashboard(Base, WebSocketHandler):
     async def open(self, *_: str, **__: str) -> None:
         """Hand on what the dashboard says, from now on."""
         self._reading = asyncio.ensure_future(self._read())
+        self._rechecking = asyncio.ensure_future(self._recheck())
+
+    async def _recheck(self) -> None:
+        """Close it for who may look no longer: it was one question when it was opened."""
+        name = self.path_args[0]
+        while self._upstream is not None:
+            await asyncio.sleep(_RECHECK_SECONDS)
+            try:
+                await self.address(name)
+            except web.HTTPError as error:
+                if error.status_code in _NOT_ALLOWED:
+                    self.close()
+                    return
 
     async def _read(self) -> None:
         while self._upstream is not None:
@@ -137,6 +152,7 @@ class Dashboard(Base, WebSocketHandler):
 
     def on_close(self) -> None:
         """Close the other side as well."""
+        self._rechecking.cancel()
         if self._upstream is not None:
             self._upstream.close()
             self._upstream = None

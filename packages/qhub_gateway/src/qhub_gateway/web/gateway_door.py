@@ -39,8 +39,14 @@ class GatewayDoor:
         """See the class."""
         self._address = address.rstrip("/")
 
-    async def ask(self, method: str, path: str, token: str) -> GatewayAnswer:
+    async def ask(self, method: str, path: str, token: str, body: object = None) -> GatewayAnswer:
         """Ask as the person whose token it is.
+
+        Args:
+            method: Of HTTP.
+            path: With a query, if there is one.
+            token: Of the person.
+            body: What to send as JSON; nothing if ``None``.
 
         Raises:
             GatewaySilentError: There is no answer.
@@ -52,6 +58,7 @@ class GatewayDoor:
             request_timeout=_TIMEOUT_SECONDS,
             connect_timeout=_TIMEOUT_SECONDS,
             follow_redirects=False,
+            body=None if body is None else json.dumps(body),
             allow_nonstandard_methods=True,
         )
         try:

@@ -23,7 +23,7 @@ from traitlets.config import Application
 from qhub_gateway.web.addresses import networks_of
 from qhub_gateway.web.dashboards import LARGEST_MESSAGE_BYTES, Dashboard
 from qhub_gateway.web.gateway_door import GatewayDoor
-from qhub_gateway.web.pages import Clusters, Json, Rows, Static, Stop
+from qhub_gateway.web.pages import Clusters, Json, Logs, Rows, Share, Static, Stop
 
 __all__ = ["WebService", "main"]
 
@@ -83,6 +83,8 @@ class WebService(Application):
                 (f"{base}/list.json", Json, own),
                 (f"{base}/(page[.]css|page[.]js)", Static),
                 (f"{base}/{_NAME}/stop", Stop, own),
+                (f"{base}/{_NAME}/logs", Logs, own),
+                (f"{base}/{_NAME}/sharing", Share, own),
                 (f"{base}/{_NAME}/dashboard/(.*)", Dashboard, own),
                 (url_path_join(self.prefix, "oauth_callback"), HubOAuthCallbackHandler),
                 (r"/?|" + self.prefix.rstrip("/") + "/?", web.RedirectHandler, {"url": base}),
