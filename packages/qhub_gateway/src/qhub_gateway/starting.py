@@ -69,6 +69,8 @@ class Starting:
         if ref is None:
             ref, found = target.plan_scheduler(spec), None
             db.update_cluster(cluster, state={**cluster.state, "job": ref.to_json()})
+        elif target.repeatable and cluster.target == JobStatus.RUNNING:
+            found = None  # asked again, it is the same job
         else:
             # on record, but not its outcome: an earlier gateway, or a target that fell silent
             found = await target.find([ref])
@@ -78,7 +80,7 @@ class Starting:
         ref = found[0] if found else await target.start_scheduler(spec, ref)
         state = {**cluster.state, "job": ref.to_json()}
         db.update_cluster(cluster, state=state, status=JobStatus.SUBMITTED)
-        self.log.info("cluster %s is job %s", cluster.name, ref.number)
+        self.log.info("cluster %s is job %s", cluster.name, ref.number or ref.name)
         self.metrics.submitted("scheduler", backend=target.name)
         if cluster.scheduler_address:
             self.records.put([cluster])  # it was faster than its target's reply
@@ -127,15 +129,20 @@ class Starting:
     async def _submit(self, cluster: Cluster, workers: Sequence[Worker]) -> None:
         target, spec = self.records.target_of(cluster), self.spec_of(cluster)
         by_name = {worker.name: worker for worker in workers}
+        again: list[WorkerSpec] = []
         for known in _on_record(workers):
             # their outcome is not on record
+            if target.repeatable:
+                again += known
+                continue
             refs = await target.find([each.ref for each in known])
             if refs is None:
                 self._unplan([by_name[each.name] for each in known])
             else:
                 self._submitted([by_name[each.name] for each in known], refs)
         new = [worker.name for worker in workers if ref_of(worker) is None]
-        groups = target.plan_workers(spec, new) if new else []
+        groups: list[Sequence[WorkerSpec]] = [again] if again else []
+        groups += target.plan_workers(spec, new) if new else []
         self.records.db.update_workers(
             [
                 (by_name[each.name], {"state": {"job": each.ref.to_json()}})
@@ -169,7 +176,7 @@ class Starting:
         # one may have joined its scheduler already
         early = [worker for worker in workers if worker.status == JobStatus.CREATED]
         db.update_workers([(worker, {"status": JobStatus.SUBMITTED}) for worker in early])
-        self.log.info("submitted %d workers, job %s", len(workers), refs[0].number)
+        self.log.info("submitted %d workers, job %s", len(workers), refs[0].number or refs[0].name)
         backend = self.records.request_of(workers[0].cluster).backend
         self.metrics.submitted("workers", backend=backend)
 

@@ -21,6 +21,7 @@ from kubespawner.objects import make_owner_reference
 from traitlets import TraitError, default
 from traitlets.config import Config
 
+from qhub_spawner.kubernetes.merging import literal
 from qhub_spawner.launch import StartFailedError
 from qhub_spawner.profiles import Profile
 
@@ -222,14 +223,6 @@ class PersonalPods(PodSpawner):
     def get_args(self) -> list[str]:
         """Return none: the command is laid over what is made here."""
         return []
-
-
-def literal(text: str) -> str:
-    """Return a text as it must stand in a pod so that Kubernetes puts no variable's value into it.
-
-    Source: "Define Dependent Environment Variables", Kubernetes 1.34: ``$$`` stands for ``$``.
-    """
-    return text.replace("$", "$$")
 
 
 def _config(config: Config, owner_class: type) -> Config:
