@@ -9,7 +9,19 @@ from types import FrameType
 
 from tests.systems.processes import SystemUnavailableError
 
-from . import form, gateway_scale, login, mixed, poll, spawn, spawn_kubernetes, sync, watch
+from . import (
+    form,
+    gateway_busy,
+    gateway_scale,
+    gateway_users,
+    login,
+    mixed,
+    poll,
+    spawn,
+    spawn_kubernetes,
+    sync,
+    watch,
+)
 
 BENCHMARKS = {
     "poll": poll.run,
@@ -21,6 +33,8 @@ BENCHMARKS = {
     "sync": sync.run,
     "login": login.run,
     "gateway-scale": gateway_scale.run,
+    "gateway-busy": gateway_busy.run,
+    "gateway-users": gateway_users.run,
 }
 
 

@@ -43,11 +43,11 @@ _OF_NODES = frozenset(
     REQUEST_PERSIST_INIT REQUEST_PING""".split()  # noqa: SIM905 - one word a line would be long
 )
 
-# Both alike: nothing gives up while the machine is busy, and no log of every request.
+# Both alike: heartbeats as stock has them, and no scheduler given up because the machine is busy.
 _COMMON = """
 c.DaskGateway.log_level = "INFO"
-c.DBBackendBase.cluster_heartbeat_period = 15
-c.DBBackendBase.cluster_heartbeat_timeout = 300
+"""
+_PATIENT = """
 c.DBBackendBase.cluster_start_timeout = {start_timeout}
 c.DBBackendBase.worker_start_timeout = {start_timeout}
 """
@@ -62,6 +62,8 @@ def options_of(user):
     return ProfileOptions(catalogue, Owner(name=user.name), site=site)
 
 
+c.QHubGatewayBackend.cluster_heartbeat_period = 15
+c.QHubGatewayBackend.cluster_heartbeat_timeout = 300
 c.QHubGatewayBackend.cluster_options = options_of
 c.QHubClusterConfig.scheduler_cmd = {scheduler_cmd!r}
 c.QHubClusterConfig.worker_cmd = {worker_cmd!r}
@@ -72,6 +74,7 @@ c.SlurmBackend.dask_gateway_jobqueue_launcher = "{folder}/commands/launcher"
 c.SlurmBackend.submit_command = "{folder}/commands/sbatch"
 c.SlurmBackend.cancel_command = "{folder}/commands/scancel"
 c.SlurmBackend.status_command = "{folder}/commands/squeue"
+c.SlurmBackend.cluster_heartbeat_timeout = 300
 c.SlurmBackend.db_url = "sqlite:///{folder}/gateway.sqlite"
 c.SlurmBackend.stop_clusters_on_shutdown = False
 c.SlurmClusterConfig.partition = "{partition}"
@@ -134,7 +137,7 @@ class Side(GatewaySystem):
         values = {"scheduler_cmd": scheduler_cmd, "worker_cmd": worker_cmd, "memory": terms.memory}
         config = ""
         if terms.start_timeout is not None:
-            config = _COMMON.format(start_timeout=terms.start_timeout)
+            config += _PATIENT.format(start_timeout=terms.start_timeout)
         if kind == "ours":
             config += _OURS.format(profile=_profile(terms), **values)
         else:
@@ -148,6 +151,15 @@ class Side(GatewaySystem):
     def prefix(self) -> str:
         """How the names of its jobs begin."""
         return f"qhub-{self.gateway_id}-" if self.kind == "ours" else "dask-gateway"
+
+    def start(self) -> None:
+        """Start the proxy and the gateway, and wait until the one has the other's routes."""
+        super().start()
+        wait_until(
+            lambda: self.api("GET", "clusters/", WATCHER)[0] == 200,
+            READY_SECONDS,
+            f"{self.kind}: the gateway's API through its proxy",
+        )
 
     def states(self) -> Counter[str]:
         """Return how many of its jobs are in which state, schedulers too."""
