@@ -9,15 +9,19 @@ import base64
 import json
 import os
 import secrets
+import shutil
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qhub_spawner.kubernetes import rights
 from qhub_spawner.slurm import door_command
 
+from .kubernetes import USER_IMAGE
+from .kubernetes_hub import RESTRICTED
 from .processes import Daemon, Ports, listening
 from .userenv import dask_environment
 
@@ -32,23 +36,37 @@ c.DaskGateway.authenticator_class = "dask_gateway_server.auth.SimpleAuthenticato
 c.SimpleAuthenticator.password = "{password}"
 c.DaskGateway.address = "127.0.0.1:{api_port}"
 c.DaskGateway.log_level = "DEBUG"
-c.Proxy.address = "127.0.0.1:{port}"
-c.Proxy.tcp_address = "127.0.0.1:{tcp_port}"
+c.Proxy.address = "{host}:{port}"
+c.Proxy.tcp_address = "{host}:{tcp_port}"
 c.Proxy.externally_managed = True
 c.QHubGatewayBackend.db_url = "sqlite:///{folder}/gateway.sqlite"
 c.QHubGatewayBackend.stop_clusters_on_shutdown = False
 c.QHubGatewayBackend.cluster_heartbeat_period = 5
 c.QHubGatewayBackend.cluster_heartbeat_timeout = 60
 c.QHubGatewayBackend.gateway_id = "{gateway_id}"
+c.QHubGatewayBackend.api_url = "http://{host}:{port}/api"
 
 catalogue = Catalogue(tuple(Profile.model_validate(each) for each in {profiles!r}))
+identities = {identities!r}
 
 
 def options_of(user):
-    return ProfileOptions(catalogue, Owner(name=user.name), site=Site())
+    owner = Owner(name=user.name, identity=identities.get(user.name))
+    return ProfileOptions(catalogue, owner, site=Site())
 
 
 c.QHubGatewayBackend.cluster_options = options_of
+"""
+
+
+KUBERNETES = """
+c.KubeSpawner.namespace = "{namespace}"
+c.KubeSpawner.image = "{image}"
+c.KubeSpawner.image_pull_policy = "Never"
+c.KubeSpawner.uid = 1000
+c.KubeSpawner.gid = 1000
+c.KubeSpawner.working_dir = "/tmp"
+c.KubeSpawner.environment = {{"HOME": "/tmp"}}
 """
 
 
@@ -60,47 +78,52 @@ class GatewaySystem:
         url: Where clients come in.
         proxy_address: Where schedulers are reached, for clients.
         password: What anybody logs in with, by any name.
+        namespace: Where its pods are, on Kubernetes; Pod Security `restricted` is enforced there.
+        kubeconfig: That of its account there.
     """
 
     def __init__(
-        self, folder: Path, *, slurm: Any = None, transport: str = "command-line", config: str = ""
+        self,
+        folder: Path,
+        *,
+        slurm: Any = None,
+        kubernetes: Any = None,
+        transport: str = "command-line",
+        config: str = "",
+        profiles: Sequence[Mapping[str, Any]] = (),
+        identities: Mapping[str, Any] | None = None,
+        namespace: str | None = None,
     ) -> None:
         """Write the configuration; nothing is started.
 
         Args:
             folder: An empty folder for it.
-            slurm: The Slurm system that clusters run on; beside the gateway without one.
+            slurm: The Slurm system that clusters run on.
+            kubernetes: The Kubernetes system that clusters run on; beside the gateway with neither.
             transport: How the gateway talks to Slurm.
             config: More lines of configuration, which win.
+            profiles: In the place of "small" on the one system, or "job" and "pod" on both.
+            identities: Those of people, by name.
+            namespace: For pods; one of its own when None.
         """
         self.folder = folder
         self.ports = Ports()
+        host = kubernetes.host_address if kubernetes else "127.0.0.1"
         api, http, tcp = self.ports.reserve(3)
-        self.url, self.proxy_address = f"http://127.0.0.1:{http}", f"gateway://127.0.0.1:{tcp}"
+        self.url, self.proxy_address = f"http://{host}:{http}", f"gateway://{host}:{tcp}"
         self.password, self._http = secrets.token_hex(8), http
         self.gateway_id = f"g{secrets.token_hex(4)}"
-        prefix = str(dask_environment())
-        block: dict[str, Any] = {"slurm": {"partition": "general"}} if slurm else {"local": {}}
-        profile = {
-            "slug": "small",
-            "display_name": "Small",
-            "cpu": 1,
-            "memory": "200 MiB",
-            "environment": {"prefix": prefix},
-            **({"walltime": "1h"} if slurm else {}),
-            **block,
-        }
         text = CONFIG.format(
             password=self.password,
             api_port=api,
+            host=host,
             port=http,
             tcp_port=tcp,
             folder=folder,
             gateway_id=self.gateway_id,
-            profiles=[profile],
+            profiles=[*profiles] or _profiles(slurm=bool(slurm), kubernetes=bool(kubernetes)),
+            identities=dict(identities or {}),
         )
-        text += self._slurm(slurm, transport) if slurm else self._local()
-        (folder / "config.py").write_text(text + config)
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
@@ -108,11 +131,25 @@ class GatewaySystem:
             "DASK_GATEWAY_PROXY_TOKEN": secrets.token_hex(16),
             "DASK_GATEWAY_ENCRYPT_KEYS": base64.b64encode(secrets.token_bytes(32)).decode(),
         }
-        self.proxy = self._daemon("proxy", ["proxy"], http, environment)
-        self.gateway = self._daemon("gateway", [], api, environment)
+        backends = [
+            *(["slurm"] if slurm else []),
+            *(["kubernetes"] if kubernetes else []),
+        ] or ["local"]
+        text += f"c.QHubGatewayBackend.backends = {json.dumps(backends)}\n"
+        text += f'c.QHubGatewayBackend.local_folder = "{folder}/local"\n'
+        if slurm:
+            text += self._slurm(slurm, transport)
+        if kubernetes:
+            self.namespace = namespace or kubernetes.make_namespace(labels=RESTRICTED)
+            self.kubeconfig = self._account(kubernetes)
+            environment["KUBECONFIG"] = str(self.kubeconfig)
+            text += KUBERNETES.format(namespace=self.namespace, image=USER_IMAGE)
+        (folder / "config.py").write_text(text + config)
+        self.proxy = self._daemon("proxy", ["proxy"], (http, host), environment)
+        self.gateway = self._daemon("gateway", [], (api, "127.0.0.1"), environment)
 
     def _daemon(
-        self, name: str, words: list[str], port: int, environment: Mapping[str, str]
+        self, name: str, words: list[str], door: tuple[int, str], environment: Mapping[str, str]
     ) -> Daemon:
         argv = [sys.executable, "-m", "dask_gateway_server", *words]
         return Daemon(
@@ -120,16 +157,19 @@ class GatewaySystem:
             argv=[*argv, f"--config={self.folder}/config.py"],
             log=self.folder / f"{name}.log",
             record=self.folder / f"{name}.pid",
-            ready=lambda: listening(port),
+            ready=lambda: listening(*door),
             environment=environment,
             deadline_seconds=60,
         )
 
-    def _local(self) -> str:
-        return (
-            'c.QHubGatewayBackend.backends = ["local"]\n'
-            f'c.QHubGatewayBackend.local_folder = "{self.folder}/local"\n'
-        )
+    def _account(self, kubernetes: Any) -> Path:
+        """Give the gateway an account with its Role in the namespace; returns its kubeconfig."""
+        given = kubernetes.service_account_kubeconfig(self.namespace, "gateway")
+        site = rights.Site(namespace=self.namespace, gateway_account="gateway")
+        kubernetes.apply(*rights.manifests(site))
+        kubeconfig = self.folder / "kubeconfig"
+        shutil.copy(given, kubeconfig)
+        return kubeconfig
 
     def _slurm(self, slurm: Any, transport: str) -> str:
         lines = [
@@ -183,3 +223,19 @@ class GatewaySystem:
     def log(self) -> str:
         """Return what the gateway has written."""
         return (self.folder / "gateway.log").read_text(errors="replace")
+
+
+def _profiles(*, slurm: bool, kubernetes: bool) -> list[dict[str, Any]]:
+    common = {"cpu": 1, "memory": "200 MiB", "environment": {"prefix": str(dask_environment())}}
+    job = {**common, "walltime": "1h", "slurm": {"partition": "general"}}
+    pod = {
+        "cpu": 1,
+        "memory": "400 MiB",
+        "walltime": "1h",
+        "kubernetes": {"cpu_request": "10m", "memory_request": "64 MiB"},
+    }
+    if slurm and kubernetes:
+        named = {"job": job, "pod": pod}
+    else:
+        named = {"small": job if slurm else pod if kubernetes else {**common, "local": {}}}
+    return [{"slug": slug, "display_name": slug.title(), **each} for slug, each in named.items()]

@@ -39,7 +39,7 @@ __all__ = [
 
 Json = dict[str, Any]
 
-MANAGER = "qhub-gateway"
+MANAGER = names.GATEWAY
 CLUSTER = "qhub.dev/cluster"
 ROLE = "qhub.dev/role"
 

@@ -17,6 +17,7 @@ PASSWD = "qhub.dev/passwd"  # noqa: S105 - a file's name
 GROUP = "qhub.dev/group"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "qhub-spawner"
+GATEWAY = "qhub-gateway"
 SERVER_CONTAINER = "notebook"
 
 
