@@ -70,6 +70,53 @@ def test_options_of_a_scheduler() -> None:
     assert not {"gres", "exclusive"} & set(found)
 
 
+def test_a_scheduler_goes_where_its_workers_go() -> None:
+    """But asks for nothing of their size, may last longer, and may go elsewhere."""
+    block = {
+        "partition": "general",
+        "qos": "gpu",
+        "reservation": "course",
+        "constraint": "ib",
+        "directives": ["--ntasks-per-node=4", "--gpus=2", "--mail-type=END", "--nodes=3"],
+    }
+    request = request_of(slurm=block)
+    worker = slurm_script.options(request, request.worker, Defaults(), scheduler=False)
+    assert (worker["ntasks-per-node"], worker["gpus"], worker["nodes"]) == ("4", "2", "3")
+    scheduler = slurm_script.options(request, request.scheduler, Defaults(), scheduler=True)
+    assert scheduler == {
+        "nodes": "1",
+        "ntasks-per-node": "1",
+        "cpus-per-task": "1",
+        "mem": "1024M",
+        "time": "02:00:00",
+        "partition": "general",
+        "qos": "gpu",
+        "reservation": "course",
+        "constraint": "ib",
+        "mail-type": "END",
+        "no-requeue": None,
+    }
+    changes = {
+        "scheduler_walltime": "3d",
+        "scheduler_slurm": {"partition": "service", "qos": "long"},
+    }
+    request = ClusterRequest.from_json({**request.to_json(), **changes})
+    scheduler = slurm_script.options(request, request.scheduler, Defaults(), scheduler=True)
+    assert (scheduler["partition"], scheduler["qos"]) == ("service", "long")
+    assert (scheduler["time"], scheduler["constraint"]) == ("3-00:00:00", "ib")
+    again = slurm_script.options(request, request.worker, Defaults(), scheduler=False)
+    assert again == worker
+
+
+def test_several_nodes() -> None:
+    """A worker of several nodes has them all; its scheduler has one."""
+    request = request_of(nodes=2)
+    request = request.model_copy(update={"worker": request.worker.model_copy(update={"nodes": 2})})
+    worker = slurm_script.options(request, request.worker, Defaults(), scheduler=False)
+    scheduler = slurm_script.options(request, request.scheduler, Defaults(), scheduler=True)
+    assert (worker["nodes"], scheduler["nodes"]) == ("2", "1")
+
+
 @pytest.mark.parametrize("task", range(3))
 def test_a_task_is_its_worker(tmp_path: Path, task: int) -> None:
     """The script runs the command with the name of its task, every word as it is, with the files."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from qhub_spawner.launch import default_hub_id
 
 _LONGEST_PAUSE_SECONDS = 10.0
 _MOST_LOG_BYTES = 2**20
+_LEAVING_AFTER = "QHUB_GATEWAY_LEAVING_AFTER"
 
 
 class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway has no types
@@ -158,6 +160,7 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
             from qhub_spawner.slurm.backend import SlurmBackend  # noqa: PLC0415
 
             door = SlurmBackend(parent=self, hub_id=self.gateway_id)
+            door.reaper.recorded = self._names_on_record
             made["slurm"] = SlurmTarget(door, self.log)
             self.people.account_limits = door.limits
         if "kubernetes" in self.backends:
@@ -236,16 +239,30 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
 
     def spec_of(self, cluster: Cluster) -> ClusterSpec:
         """Return a cluster as its target starts it."""
+        request = self.request_of(cluster)
         environment = {**self.worker_variables, **self.get_env(cluster)}
+        if request.replace_before is not None and request.walltime is not None:
+            # a new worker may join a little earlier than the old one did
+            after = request.walltime.seconds - 1.5 * request.replace_before.seconds
+            environment[_LEAVING_AFTER] = max(0.0, after)
         return ClusterSpec(
             name=cluster.name,
-            request=self.request_of(cluster),
+            request=request,
             scheduler_argv=tuple(self.get_scheduler_command(cluster)),
             worker_argv=tuple(self.get_worker_command(cluster, WORKER_NAME)),
             environment={name: str(value) for name, value in environment.items()},
             tls_cert=cluster.tls_cert,
             tls_key=cluster.tls_key,
         )
+
+    def get_scheduler_command(self, cluster: Cluster) -> list[str]:
+        """Return a scheduler's command, with what it takes to replace workers in time."""
+        command: list[str] = super().get_scheduler_command(cluster)
+        if self.request_of(cluster).replace_before is None:
+            return command
+        place = command.index("--preload")
+        text = (files("qhub_gateway") / "leaving_first.py").read_text(encoding="utf-8")
+        return [*command[:place], "--preload", text, *command[place:]]
 
     async def log_of(
         self, cluster: Cluster, worker: str | None = None, most_bytes: int = 65536
@@ -360,7 +377,7 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
             count = cluster.worker_start_failure_count
             self.judging.fail(cluster, f"its workers failed to start {count} times in a row")
             return
-        count = cluster.count
+        count = self.records.wanted(cluster)
         if self.limiter is not None:
             count = min(count, self.limiter.granted(cluster, count))
         missing = count - len(cluster.active_workers())

@@ -158,6 +158,7 @@ def build(
         walltime=walltime,
         idle_timeout=decided.idle_timeout(said.get("idle_timeout")),
         max_workers=decided.rules.max_workers,
+        **decided.lasting(walltime),
         own_variables=_variables(said.get("variables")),
     )
 
@@ -328,6 +329,20 @@ class _Decided:
             if words is not None:
                 raise RequestRefusedError(f"walltime: it {words}.")
         return walltime
+
+    def lasting(self, walltime: Duration | None) -> dict[str, Any]:
+        """Return what lets a cluster outlive its workers' walltime; nothing where there is none."""
+        rules = self.rules
+        found: dict[str, Any] = {}
+        if rules.scheduler_slurm is not None:
+            found["scheduler_slurm"] = rules.scheduler_slurm
+        if walltime is None:
+            return found
+        if rules.replace_before is not None:
+            found["replace_before"] = min(rules.replace_before, Duration(walltime.seconds // 2))
+        if rules.scheduler_walltime is not None and rules.scheduler_walltime > walltime:
+            found["scheduler_walltime"] = rules.scheduler_walltime
+        return found
 
     def idle_timeout(self, value: object) -> Duration | None:
         """Return how long the cluster is kept without work."""

@@ -62,7 +62,8 @@ class Heartbeats:
         if update:
             db.update_cluster(cluster, **update)
             self.records.put([cluster])
-        self._give_up(cluster, joined=len(active), wanted=count)
+        successors = sum(1 for worker in self.records.leaving(cluster) if worker.name in active)
+        self._give_up(cluster, joined=len(active), wanted=count + successors)
 
     def _update(self, cluster: Cluster, msg: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a first report brings."""

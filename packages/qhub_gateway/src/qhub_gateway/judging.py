@@ -147,7 +147,7 @@ class Judging:
     def _hold_to_limits(self) -> None:
         """End clusters whose hours are used up, and let others have what has become free."""
         for cluster in list(self.records.db.active_clusters()):
-            missing = cluster.count > len(cluster.active_workers())
+            missing = self.records.wanted(cluster) > len(cluster.active_workers())
             if cluster.status == JobStatus.RUNNING and missing:
                 self.records.put([cluster])
         limiter = self.limiter()

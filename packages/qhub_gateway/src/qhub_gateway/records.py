@@ -90,6 +90,28 @@ class Records:
         things = (cluster, *(w for w in cluster.workers.values() if w.status < JobStatus.STOPPED))
         return [ref for ref in map(ref_of, things) if ref is not None]
 
+    def leaving(self, cluster: Cluster) -> list[Worker]:
+        """Return workers whose walltime ends soon, so that each has a successor already."""
+        request = self.request_of(cluster)
+        if request.replace_before is None or request.walltime is None:
+            return []
+        age = request.walltime.seconds - request.replace_before.seconds
+        soon = time.time() - age
+        joined = (
+            worker
+            for worker in cluster.workers.values()
+            if worker.status == worker.target == JobStatus.RUNNING and not worker.close_expected
+        )
+        return [
+            worker
+            for worker in joined
+            if (since := self.state_of(worker).since) is not None and since < soon
+        ]
+
+    def wanted(self, cluster: Cluster) -> int:
+        """Return how many workers a cluster is to have now, successors among them."""
+        return int(cluster.count) + len(self.leaving(cluster))
+
     def create_workers(self, cluster: Cluster, count: int) -> list[Worker]:
         """Make workers in one transaction; nothing is started."""
         common = {

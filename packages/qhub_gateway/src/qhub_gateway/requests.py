@@ -14,7 +14,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, StrictBool, StrictInt
 from qhub_spawner.identity import Identity
 from qhub_spawner.profiles import BackendName, Profile
 from qhub_spawner.quantities import Cpu, Duration, Memory
-from qhub_spawner.resources import Model, merged
+from qhub_spawner.resources import Model, SlurmBlock, merged
 
 __all__ = ["OWN", "ClusterRequest", "ClusterRules", "Here", "Owner", "Site", "Size"]
 
@@ -33,8 +33,8 @@ class ClusterRules(Model):
     """Whether there are clusters of it at all."""
     worker_memory: Memory | None = None
     """Memory of a worker where the profile says none; 2 GiB for each core if left out."""
-    max_workers: PositiveCount | None = None
-    """Most workers of one cluster; as many as the limits allow if left out."""
+    max_workers: PositiveCount = 1000
+    """Most workers of one cluster, whatever the limits."""
     scheduler_cores: Cpu = Cpu(1000)
     """Cores of a scheduler."""
     scheduler_cores_max: Cpu | None = None
@@ -49,6 +49,16 @@ class ClusterRules(Model):
     """The longest a person may ask for; without bound if left out."""
     walltime: Duration | None = None
     """How long a cluster's jobs may run where the profile says nothing."""
+    replace_before: Duration | None = None
+    """How long before the end of its walltime another worker takes a worker's place, with its data;
+    at most half of the walltime. Workers end with their walltime, and are replaced then, if left
+    out."""
+    scheduler_walltime: Duration | None = None
+    """How long a scheduler, and with it the cluster, may run, where that is longer than its workers
+    may; useful with `replace_before`. As its workers if left out."""
+    scheduler_slurm: SlurmBlock | None = None
+    """What is different for the scheduler's job on Slurm, e.g. a partition with a long time limit;
+    what is left out is as for the workers."""
 
 
 class Site(Model):
@@ -136,6 +146,12 @@ class ClusterRequest(Model):
     """How long it is kept without work; ``None``: for ever."""
     max_workers: PositiveCount | None
     """Most workers."""
+    replace_before: Duration | None = None
+    """How long before the end of its walltime another worker takes a worker's place."""
+    scheduler_walltime: Duration | None = None
+    """How long the scheduler may run, where that is longer than `walltime`."""
+    scheduler_slurm: SlurmBlock | None = None
+    """What is different for the scheduler's job on Slurm."""
     own_variables: dict[str, str] = Field(default_factory=dict)
     """Environment variables that the person asked for."""
 
@@ -143,6 +159,11 @@ class ClusterRequest(Model):
     def variables(self) -> dict[str, str]:
         """The environment variables of scheduler and workers beside the gateway's own."""
         return {**self.profile.environment.variables, **self.own_variables}
+
+    @property
+    def cluster_walltime(self) -> Duration | None:
+        """How long the cluster may run: as long as its scheduler."""
+        return self.scheduler_walltime or self.walltime
 
     @field_serializer("profile", mode="wrap")
     def _in_order(self, profile: Profile, handler: SerializerFunctionWrapHandler) -> Any:  # noqa: ANN401

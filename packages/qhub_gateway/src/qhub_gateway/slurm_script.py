@@ -17,10 +17,19 @@ from dataclasses import replace
 from qhub_gateway.requests import ClusterRequest, Size
 from qhub_gateway.targets.target import WORKER_NAME
 from qhub_spawner.profiles import Profile
+from qhub_spawner.resources import SlurmBlock, merged
 from qhub_spawner.slurm.script import LOG_FOLDER, Defaults, options_of
 
 TLS_CERT = "QHUB_GATEWAY_TLS_CERT"
 TLS_KEY = "QHUB_GATEWAY_TLS_KEY"
+# of sbatch(1) 22.05: what makes a job larger than its scheduler needs to be
+_OF_SIZE = frozenset(
+    """contiguous core-spec cores-per-socket cpus-per-gpu cpus-per-task distribution exclusive
+    extra-node-info gpu-bind gpu-freq gpus gpus-per-node gpus-per-socket gpus-per-task gres
+    gres-flags hint mem mem-per-cpu mem-per-gpu mincpus nodes ntasks ntasks-per-core ntasks-per-gpu
+    ntasks-per-node ntasks-per-socket overcommit sockets-per-node spread-job switches thread-spec
+    threads-per-core time time-min tmp use-min-nodes wait-all-nodes""".split()  # noqa: SIM905 - as in the door
+)
 _COMM = "DASK_DISTRIBUTED__COMM__TLS"
 
 
@@ -43,9 +52,8 @@ def options(
     changes["walltime"] = request.walltime
     if scheduler:
         changes["gpu"] = None
-        if profile.slurm is not None:
-            block = profile.slurm.model_copy(update={"gres": None, "exclusive": False})
-            changes["slurm"] = block
+        changes["walltime"] = request.cluster_walltime
+        changes["slurm"] = _scheduler_block(request)
     elif profile.gpu is not None and size.gpus:
         changes["gpu"] = profile.gpu.model_copy(update={"count": size.gpus})
     elif not size.gpus:
@@ -53,6 +61,21 @@ def options(
     found = options_of(_changed(profile, changes), replace(defaults))
     found.setdefault("no-requeue", None)
     return found
+
+
+def _scheduler_block(request: ClusterRequest) -> SlurmBlock | None:
+    """Return what Slurm is told of a scheduler: where its workers go, but nothing of their size."""
+    own, block = request.scheduler_slurm, request.profile.slurm
+    if block is None:
+        return own
+    directives = tuple(each for each in block.directives if _name_of(each) not in _OF_SIZE)
+    changes = {"gres": None, "exclusive": False, "directives": directives}
+    block = block.model_copy(update=changes)
+    return block if own is None else merged(block, own)
+
+
+def _name_of(directive: str) -> str:
+    return directive.removeprefix("--").partition("=")[0]
 
 
 def _changed(profile: Profile, changes: dict[str, object]) -> Profile:
@@ -105,6 +128,8 @@ def _script(
         f"  exec >>{log} 2>&1",
         "fi",
         "trap 'rm -f -- \"$qhub_file\"' EXIT",
+        "# what Dask tasks start by srun has the worker's cores; since 22.05 srun asks for this",
+        '[ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"',
         "# the cluster's certificate and key: in files without a name, which end with this shell",
         *_nameless("8", TLS_CERT),
         *_nameless("9", TLS_KEY),

@@ -125,8 +125,9 @@ def view_of(  # noqa: PLR0913 - one cluster's facts by name
     one, head = request.worker, request.scheduler
     millicores = number * one.cpu.millicores * one.nodes + heads * head.cpu.millicores
     left = None
-    if request.walltime is not None and scheduler.since is not None and not over:
-        left = max(0.0, request.walltime.seconds - (now - scheduler.since))
+    walltime = request.cluster_walltime
+    if walltime is not None and scheduler.since is not None and not over:
+        left = max(0.0, walltime.seconds - (now - scheduler.since))
     return ClusterView(
         name=name,
         user=request.owner.name,
