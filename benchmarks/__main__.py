@@ -12,6 +12,7 @@ from tests.systems.processes import SystemUnavailableError
 from . import (
     form,
     gateway_busy,
+    gateway_first_result,
     gateway_scale,
     gateway_users,
     login,
@@ -33,6 +34,7 @@ BENCHMARKS = {
     "sync": sync.run,
     "login": login.run,
     "gateway-scale": gateway_scale.run,
+    "gateway-first-result": gateway_first_result.run,
     "gateway-busy": gateway_busy.run,
     "gateway-users": gateway_users.run,
 }

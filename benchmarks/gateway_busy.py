@@ -1,10 +1,10 @@
 """`gateway-busy`: 30 workers that wait in a full partition for five minutes.
 
 Ours and stock dask-gateway-server with its own Slurm backend at the same time, in the same
-partition: each has a cluster with Dask's own scheduler, then other jobs take all that is left, then
-both are asked for 30 workers. All timeouts are the gateways' own. Looked at every two seconds: which
-jobs wait, and since when. Each new job beyond the first 30 is a resubmission, and has lost its
-place. In the end the partition becomes free.
+partition: each has a cluster with Dask's own scheduler, then another job takes all that is left,
+then both are asked for 30 workers. All start timeouts are the gateways' own. Looked at every two
+seconds: which jobs wait, and since when. Each new job beyond the first 30 is a resubmission, and
+has lost its place. In the end the partition becomes free.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.systems.slurm import NODES, PARTITIONS, Definition, Node, Partition, 
 from . import machine, report
 from .cluster import with_room
 from .figures import ratio
-from .gateway_sides import Kind, Side, Terms, both
+from .gateway_sides import NAMES, Kind, Side, Terms, both
 
 USER = "alice"
 OTHER = "bob"
@@ -161,7 +161,7 @@ def show(queues: Mapping[Kind, Queue], size: Size, passed: float) -> None:
             f"{statistics.median(ages[kind]):.0f} s",
             f"{queues[kind].until_run or 0.0:.1f} s",
         )
-        for kind, name in (("ours", "qhub"), ("stock", "stock SlurmBackend"))
+        for kind, name in NAMES.items()
     ]
     heading = ("", "resubmitted", "still waiting", "youngest", "median age", "all run after")
     print(report.table(heading, rows))

@@ -30,6 +30,7 @@ from .figures import Calls
 Kind = Literal["ours", "stock"]
 
 KINDS: tuple[Kind, ...] = ("ours", "stock")
+NAMES: Mapping[Kind, str] = {"ours": "qhub", "stock": "stock SlurmBackend"}
 WATCHER = "bob"
 """The account whose questions to Slurm are the benchmark's own."""
 

@@ -245,7 +245,10 @@ def run(*, quick: bool, runs: int | None) -> None:
     # who may submit is not what is measured: without "associations" nobody needs one
     settings = {**definition.settings, "AccountingStorageEnforce": "nosteps"}
     outcomes: dict[Kind, Outcome] = {}
-    with accounts(size.users) as names, SlurmSystem(replace(definition, settings=settings)) as slurm:
+    with (
+        accounts(size.users) as names,
+        SlurmSystem(replace(definition, settings=settings)) as slurm,
+    ):
         for kind in KINDS:
             side = Side(kind, slurm, Terms("big", memory="20 MiB", scheduler=STAND_IN))
             try:
