@@ -25,7 +25,8 @@ from traitlets.config import LoggingConfigurable
 from yarl import URL
 
 from qhub_gateway.auth import HubAuthenticator
-from qhub_gateway.errors import RequestRefusedError, TargetSilentError
+from qhub_gateway.bodies import problem_with
+from qhub_gateway.errors import LogElsewhereError, RequestRefusedError, TargetSilentError
 from qhub_gateway.limiting import DatabaseLimiter
 from qhub_gateway.limits import Use
 from qhub_gateway.metrics import ClusterFigures, GatewayMetrics, route_of
@@ -90,6 +91,7 @@ class Api(LoggingConfigurable):
     def add_to(self, app: web.Application) -> None:
         """Add everything to the gateway's application, before it is started."""
         app.middlewares.append(self._measured)
+        app.middlewares.append(self._bodies_looked_at)
         app.middlewares.append(self._scale_in_words)
         user = api_handler(user_authenticated=True)
         app.router.add_get("/api/qhub/clusters", user(self._list))
@@ -236,13 +238,17 @@ class Api(LoggingConfigurable):
         names = [each.name for each in cluster.workers.values()]
         if worker is not None and worker not in names:
             raise web.HTTPNotFound(reason="The cluster has no such worker.")
+        log = elsewhere = ""
         try:
             log = await self.backend.log_of(cluster, worker, int(size))
+        except LogElsewhereError as error:
+            elsewhere = str(error)
         except TargetSilentError as error:
             raise web.HTTPServiceUnavailable(
                 reason="The log cannot be had now; try again in a moment."
             ) from error
-        return _answer({"log": log, "worker": worker, "workers": names})
+        found = {"log": log, "elsewhere": elsewhere, "worker": worker, "workers": names}
+        return _answer(found)
 
     async def _sharing(self, request: web.Request) -> web.Response:
         """Say with whom one shares a dashboard."""
@@ -335,6 +341,19 @@ class Api(LoggingConfigurable):
             return response
 
         return measured
+
+    @property
+    def _bodies_looked_at(self) -> Any:  # noqa: ANN401 - aiohttp's decorator
+        @web.middleware
+        async def looked_at(request: web.Request, handler: _Handler) -> web.StreamResponse:
+            if request.method == "POST":
+                # aiohttp keeps what was read for the route itself, and bounds it to 1 MiB
+                problem = problem_with(route_of(request.path), await request.read())
+                if problem is not None:
+                    return web.json_response({"error": problem}, status=422)
+            return await handler(request)
+
+        return looked_at
 
     @property
     def _scale_in_words(self) -> Any:  # noqa: ANN401 - aiohttp's decorator

@@ -130,6 +130,7 @@ class Gateway(DaskClient):  # type: ignore[misc]
 
         Raises:
             ValueError: There is no such cluster or worker.
+            QHubGatewayError: The log cannot be read from there; says where it is.
         """
         return self.sync(_logs, self, cluster_name, worker, most_bytes)
 
@@ -209,6 +210,8 @@ async def _logs(gateway: Any, name: str, worker: str | None, most_bytes: int) ->
     query = {"bytes": most_bytes, **({"worker": worker} if worker else {})}
     url = f"{gateway.address}/api/qhub/clusters/{name}/logs?{urlencode(query)}"
     answer = await (await gateway._request("GET", url)).json()  # noqa: SLF001 - Dask's own way to ask
+    if answer.get("elsewhere"):
+        raise QHubGatewayError(answer["elsewhere"])
     return str(answer["log"])
 
 

@@ -92,6 +92,7 @@ def render_logs(  # noqa: PLR0913 - what stands on the page, by name
     name: str,
     *,
     log: str,
+    elsewhere: str = "",
     worker: str | None,
     workers: Sequence[str],
     user: str,
@@ -105,6 +106,7 @@ def render_logs(  # noqa: PLR0913 - what stands on the page, by name
     Args:
         name: The cluster's name.
         log: The end of what was written.
+        elsewhere: Where it is, if it cannot be read from here.
         worker: Whose log it is; ``None`` for the scheduler's.
         workers: The names of all its workers.
         user: Who looks.
@@ -116,6 +118,7 @@ def render_logs(  # noqa: PLR0913 - what stands on the page, by name
     html: str = _template("logs.html.j2").render(
         name=name,
         log=log,
+        elsewhere=elsewhere,
         worker=worker,
         workers=workers,
         user=user,

@@ -101,6 +101,7 @@ class Logs(Base):
             render_logs(
                 name,
                 log=found.get("log", ""),
+                elsewhere=found.get("elsewhere", ""),
                 worker=worker or None,
                 workers=found.get("workers", []),
                 user=self.current_user["name"],
