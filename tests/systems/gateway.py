@@ -14,6 +14,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from qhub_spawner.slurm import door_command
 
 from .kubernetes import USER_IMAGE
 from .kubernetes_hub import RESTRICTED
-from .processes import Daemon, Ports, listening
+from .processes import Daemon, Ports, listening, wait_until
 from .userenv import dask_environment
 
 CONFIG = """
@@ -196,6 +197,14 @@ class GatewaySystem:
             daemon.launch()
         for daemon in (self.proxy, self.gateway):
             daemon.wait_ready()
+        # the proxy asks the gateway for its routes, from time to time until it answers
+        wait_until(self._answers, 60, "the gateway behind its proxy")
+
+    def _answers(self) -> bool:
+        try:
+            return self.api("GET", "clusters/", "nobody")[0] == HTTPStatus.OK
+        except OSError:
+            return False
 
     def stop(self) -> None:
         """End both; clusters go on."""

@@ -137,7 +137,8 @@ def scheduler_pod(cluster: ClusterSpec, ref: JobRef, base: Mapping[str, Any], pl
     """
     profile = _sized(cluster.request, cluster.request.scheduler)
     block = _scheduler_block(profile.kubernetes or KubernetesBlock(), place.scheduler_pool)
-    profile = profile.model_copy(update={"gpu": None, "kubernetes": block})
+    changes = {"gpu": None, "kubernetes": block, "walltime": cluster.request.cluster_walltime}
+    profile = profile.model_copy(update=changes)
     pod = _pod(cluster, profile, base, place, "scheduler", cluster.scheduler_argv)
     variables = {_TOKEN: f"{_FOLDER}/token"}
     return _named(with_container(pod, {"env": _listed(variables)}), ref)

@@ -49,7 +49,8 @@ class ClusterView:
         environment: The name of the software environment.
         backend: Where it runs.
         state: ``queued``, ``starting``, ``running``, ``stopping``, ``stopped`` or ``failed``.
-        words: Why it waits, or why it has fewer workers than asked for, or failed; may be empty.
+        words: Why it or a worker waits, or why it has fewer workers than asked for, or failed; may
+            be empty.
         wanted: How many workers it is to have.
         workers: How many are ``queued``, ``starting``, ``running`` and ``stopping``.
         cores: Of scheduler and workers together.
@@ -117,8 +118,11 @@ def view_of(  # noqa: PLR0913 - one cluster's facts by name
     if state == "pending":
         state = "starting" if scheduler.phase is Phase.RUNNING else "queued"
     counts = {"queued": 0, "starting": 0, "running": 0, "stopping": 0}
+    waits = ""
     for worker in workers:
         counts[worker.standing] += 1
+        if worker.standing == "queued":
+            waits = waits or worker.state.words
     number = sum(counts.values())
     over = state in {"stopped", "failed"}
     heads = 0 if over else 1
@@ -135,7 +139,7 @@ def view_of(  # noqa: PLR0913 - one cluster's facts by name
         environment=request.environment,
         backend=request.backend,
         state=state,
-        words=words or ("" if state == "running" else scheduler.words),
+        words=words or (waits if state == "running" else scheduler.words),
         wanted=wanted,
         workers=counts,
         cores=millicores / 1000,
