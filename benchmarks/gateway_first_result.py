@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from dask_gateway_server import tls
 
@@ -148,15 +148,23 @@ class Asker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        process, *pipes = self._running()
+        process.kill()
+        process.wait()
+        for pipe in pipes:
+            pipe.close()
 
     def _say(self, line: str) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
+        _, stdin, _ = self._running()
+        stdin.write(line + "\n")
+        stdin.flush()
+
+    def _running(self) -> tuple[subprocess.Popen[str], IO[str], IO[str]]:
+        process = self._process
+        if process is None or process.stdin is None or process.stdout is None:
+            msg = "this client has not been started"
+            raise RuntimeError(msg)
+        return process, process.stdin, process.stdout
 
     def once(self, line: str = "") -> list[float]:
         """Return the seconds until the scheduler was there, was connected to, and had the sum.
@@ -165,9 +173,7 @@ class Asker:
             RuntimeError: The client failed; with the end of what it wrote.
         """
         self._say(line)
-        assert self._process is not None
-        assert self._process.stdout is not None
-        for said in self._process.stdout:
+        for said in self._running()[2]:
             if said.startswith("PARTS "):
                 parts: list[float] = json.loads(said.removeprefix("PARTS "))
                 return parts

@@ -1,13 +1,14 @@
 """`gateway-users`: a hundred people with a cluster each, and a gateway that is killed meanwhile.
 
 Ours and stock dask-gateway-server with its own Slurm backend, one after the other, on one real
-Slurm with a hundred Unix accounts. Everybody comes within half a minute, makes a cluster, waits for
-it, asks for two workers, and looks at their clusters every few seconds; then the gateway is killed
-with -9 and started again; then everybody asks for a worker more, and ends their cluster. Workers
-are jobs that sleep, and schedulers stand-ins that speak to the gateway as Dask's plug-in does
-(`gateway_stand_in`): the gateway is measured. Everything else here stands for other machines, so
-the kernel's scheduler is told to prefer the gateway and its proxy. Timed is each request, through
-the proxy, from a client that keeps its connection; the long poll for a new cluster is not.
+Slurm with a hundred Unix accounts. Everybody comes within a minute and a half, makes a cluster,
+waits for it, asks for two workers, and looks at their clusters every few seconds; then the gateway
+is killed with -9 and started again; then everybody asks for a worker more, and ends their cluster
+at the same moment. Workers are jobs that sleep, and schedulers stand-ins that speak to the gateway
+as Dask's plug-in does (`gateway_stand_in`): the gateway is measured. Everything else here stands
+for other machines, so the kernel's scheduler is told to prefer the gateway and its proxy. Timed is
+each request, through the proxy, from a client that keeps its connection; the long poll for a new
+cluster is not.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import TypeVar
 
 import httpx
 
-from tests.systems.processes import NotReadyError, wait_until
+from tests.systems.processes import NotReadyError
 from tests.systems.slurm import SlurmSystem, sweep
 
 from . import machine, report
@@ -41,6 +42,7 @@ STAND_IN = Path(__file__).with_name("gateway_stand_in.py")
 WORKERS = 2
 DEADLINE_SECONDS = 300
 LOOK_SECONDS = 3.0
+QUEUE_SECONDS = 0.5
 REQUEST_SECONDS = 120
 
 
@@ -53,7 +55,7 @@ class Size:
     look_seconds: float
 
 
-FULL = Size(100, 30, 30)
+FULL = Size(100, 90, 30)
 QUICK = Size(4, 3, 5)
 
 
@@ -193,24 +195,28 @@ class Bench:
 
     async def _until_running(self, workers: int) -> None:
         wanted = len(self._people) * (workers + 1)
-        try:
-            await asyncio.to_thread(
-                wait_until,
-                lambda: self.side.states()["RUNNING"] >= wanted,
-                DEADLINE_SECONDS,
-                f"{self.side.kind}: {wanted} jobs",
-                poll_seconds=0.5,
-            )
-        except NotReadyError as error:
-            msg = f"{error}; jobs: {dict(self.side.states())}\n{self.side.gateway.describe()}"
-            raise RuntimeError(msg) from error
+        await self._until(lambda: self.side.states()["RUNNING"] >= wanted, f"{wanted} jobs")
+
+    async def _until(self, done: Callable[[], bool], what: str) -> None:
+        """Wait in a way that can be interrupted.
+
+        Raises:
+            NotReadyError: It took too long; with what is in the queue.
+        """
+        ends = time.monotonic() + DEADLINE_SECONDS
+        while not await asyncio.to_thread(done):
+            if time.monotonic() >= ends:
+                jobs = dict(self.side.states())
+                msg = f"{self.side.kind}: no {what} within {DEADLINE_SECONDS} s; jobs: {jobs}"
+                raise NotReadyError(f"{msg}\n{self.side.gateway.describe()}")
+            await asyncio.sleep(QUEUE_SECONDS)
 
     async def _kill(self) -> None:
         """Kill the gateway and start it again; what it had goes on."""
         gateway = self.side.gateway
         self.outcome.cpu += cpu_seconds(gateway.pid)
         gateway.signal(signal.SIGKILL)
-        await asyncio.to_thread(wait_until, lambda: not gateway.running, 30, "its end")
+        await self._until(lambda: not gateway.running, "end of the gateway")
         began = time.monotonic()
         await asyncio.to_thread(self.side.start)
         self.outcome.back = time.monotonic() - began
@@ -220,13 +226,7 @@ class Bench:
         self.outcome.cpu += cpu_seconds(self.side.gateway.pid)
         began = time.monotonic()
         await self._all(Person.end)
-        await asyncio.to_thread(
-            wait_until,
-            lambda: not self.side.jobs(),
-            DEADLINE_SECONDS,
-            f"{self.side.kind}: the end of every job",
-            poll_seconds=0.5,
-        )
+        await self._until(lambda: not self.side.jobs(), "end of every job")
         self.outcome.all_gone = time.monotonic() - began
 
 
