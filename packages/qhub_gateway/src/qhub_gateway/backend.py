@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp.web import Application
+from dask_gateway_server.backends import db_base
 from dask_gateway_server.backends.base import PublicException
 from dask_gateway_server.backends.db_base import Cluster, DBBackendBase, JobStatus, Worker
 from traitlets import Dict, Float, List, Unicode, default
 
 from qhub_gateway.api import Api
+from qhub_gateway.certificates import new_keypair
 from qhub_gateway.cluster_config import QHubClusterConfig
 from qhub_gateway.errors import (
     LimitReachedError,
@@ -47,6 +49,9 @@ from qhub_spawner.launch import default_hub_id
 _LONGEST_PAUSE_SECONDS = 10.0
 _MOST_LOG_BYTES = 2**20
 _LEAVING_AFTER = "QHUB_GATEWAY_LEAVING_AFTER"
+
+# its database makes one for each new cluster, while everybody else waits
+db_base.new_keypair = new_keypair
 
 
 class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway has no types
