@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .hub import HubSystem
-from .processes import Ports
+from .processes import Ports, wait_until
 
 NAME = "dask-gateway"
 PAGE = "services/qhub/clusters"
@@ -119,6 +120,28 @@ class DaskService:
         with (hub.folder / "jupyterhub_config.py").open("a") as file:
             file.write(self._lines())
 
+    def wait_ready(self, hub: HubSystem, deadline_seconds: float = 120) -> None:
+        """Wait until both answer behind the hub's proxy, which learns of them a moment later.
+
+        Raises:
+            NotReadyError: They do not in time.
+        """
+        for path in (f"services/{NAME}/api/health", f"{PAGE}/page.css"):
+            wait_until(
+                lambda path=path: _answers(f"{hub.url}{path}"),
+                deadline_seconds,
+                f"an answer of {path}; see {hub.log}",
+                poll_seconds=0.2,
+            )
+
     def release(self) -> None:
         """Give the ports back."""
         self._ports.release()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

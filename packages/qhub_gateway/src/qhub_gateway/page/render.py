@@ -68,6 +68,7 @@ def render_page(  # noqa: PLR0913 - what stands on the page, by name
         problem=problem,
         clock=_clock(now),
         interval=INTERVAL_SECONDS,
+        xsrf=xsrf,
     )
     return html
 
