@@ -9,7 +9,20 @@ from types import FrameType
 
 from tests.systems.processes import SystemUnavailableError
 
-from . import form, login, mixed, poll, spawn, spawn_kubernetes, sync, watch
+from . import (
+    form,
+    gateway_busy,
+    gateway_first_result,
+    gateway_scale,
+    gateway_users,
+    login,
+    mixed,
+    poll,
+    spawn,
+    spawn_kubernetes,
+    sync,
+    watch,
+)
 
 BENCHMARKS = {
     "poll": poll.run,
@@ -20,6 +33,10 @@ BENCHMARKS = {
     "mixed": mixed.run,
     "sync": sync.run,
     "login": login.run,
+    "gateway-scale": gateway_scale.run,
+    "gateway-first-result": gateway_first_result.run,
+    "gateway-busy": gateway_busy.run,
+    "gateway-users": gateway_users.run,
 }
 
 

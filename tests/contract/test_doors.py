@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,7 +19,9 @@ from qhub_spawner.errors import (
     SubmitUnknownError,
 )
 from qhub_spawner.quantities import Duration
-from qhub_spawner.slurm.jobs import Job, JobState
+from qhub_spawner.slurm.door import Cancellation
+from qhub_spawner.slurm.jobs import Job, JobState, write_tasks
+from qhub_spawner.slurm.restd import RestDoor
 from qhub_spawner.slurm.script import Submission
 from tests.contract import doors
 from tests.contract.doors import Cluster
@@ -274,6 +278,130 @@ class TestCancel:
         await doors.until(still, "the end of the child")
 
 
+async def lines_of(cluster: Cluster, array_id: int) -> dict[str, str]:
+    """Return the state of each line that the queue has of an array, by its tasks."""
+    queue = await cluster.door.queue()
+    return {
+        write_tasks([task for each in job.tasks for task in each]): job.state.value
+        for job in queue.jobs
+        if job.job_id == array_id
+    }
+
+
+class TestArrays:
+    """Many workers as one job."""
+
+    # two nodes of two CPUs: four tasks run, the others wait
+    async def started(self, real: Cluster, size: int = 8) -> tuple[int, Submission]:
+        """Return an array of which four tasks run."""
+        submission = replace(real.submission('echo "$SLURM_ARRAY_TASK_ID" >>"$OUT"; sleep 300'))
+        submission = replace(submission, array_size=size)
+        array_id = await real.door.submit("alice", submission)
+
+        async def look() -> bool:
+            states = await lines_of(real, array_id)
+            return [states.get(str(task)) for task in range(4)] == ["RUNNING"] * 4
+
+        await doors.until(look, f"four tasks of {array_id}")
+        return array_id, submission
+
+    async def test_one_submission(self, real: Cluster) -> None:
+        """Tasks that run have a line each, those that wait share one; each can be found."""
+        array_id, submission = await self.started(real)
+        assert (await lines_of(real, array_id))["4-7"] == "PENDING"
+        queue = await real.door.queue()
+        states = []
+        for task in range(8):
+            job = queue.task_of(array_id, submission.name, task)
+            assert job is not None
+            assert (job.job_id, job.user) == (array_id, "alice")
+            states.append(job.state)
+        assert states == [JobState.RUNNING] * 4 + [JobState.PENDING] * 4
+        assert queue.task_of(array_id, submission.name, 8) is None
+        assert queue.task_of(array_id, "qhub-x-other", 1) is None
+        by_name = queue.job_of(submission.name, "alice")
+        assert by_name is not None
+        assert by_name.job_id == array_id
+        own = await real.door.array(array_id)
+        assert {job.tasks for job in own} == {
+            job.tasks for job in queue.jobs if job.job_id == array_id
+        }
+
+    async def test_some_tasks(self, real: Cluster) -> None:
+        """Just those that are named, running or waiting, and no other."""
+        array_id, submission = await self.started(real)
+        asked = [Cancellation(array_id, submission.name, (1, 3, 5))]
+        await real.door.cancel_many("alice", asked)
+        await real.door.cancel_many("alice", asked)
+
+        async def look() -> bool:
+            lines = await lines_of(real, array_id)
+            # their places are taken by the next that wait
+            running = {task for task, state in lines.items() if state == "RUNNING"}
+            return running == {"0", "2", "4", "6"} and lines.get("7") == "PENDING"
+
+        await doors.until(look, "tasks 4 and 6 in the place of 1 and 3")
+
+        async def over() -> bool:
+            found = (await real.door.task_endings([array_id])).get(array_id, {})
+            return all(task in found and found[task].state is JobState.CANCELLED for task in (1, 3))
+
+        await doors.until(over, "accounting's knowledge of what ran")
+        endings = (await real.door.task_endings([array_id]))[array_id]
+        assert not endings[0].state.over
+        queue = await real.door.queue()
+        # one that waited leaves no trace
+        assert queue.task_of(array_id, submission.name, 5) is None
+
+    async def test_whole(self, real: Cluster) -> None:
+        """Those that wait too, whatever their number, together with other jobs."""
+        array_id, submission = await self.started(real)
+        single = real.submission(SLEEP)
+        job_id = await real.door.submit("alice", single)
+        await real.door.cancel_many(
+            "alice",
+            [Cancellation(array_id, submission.name), Cancellation(job_id, single.name)],
+        )
+
+        async def look() -> bool:
+            queue = await real.door.queue()
+            tasks = [queue.task_of(array_id, submission.name, task) for task in range(8)]
+            job = queue.job_of(single.name, "alice", job_id)
+            return all(each is None or each.state.over for each in (*tasks, job))
+
+        await doors.until(look, "the end of all")
+
+        async def known() -> bool:
+            found = (await real.door.task_endings([array_id])).get(array_id, {})
+            return {task for task in found if found[task].state.over} == set(range(8))
+
+        await doors.until(known, "accounting's knowledge of all tasks")
+
+    async def test_left_alone(self, real: Cluster) -> None:
+        """Another name, somebody else's, and what never was."""
+        array_id, submission = await self.started(real, 4)
+        other = real.submission(SLEEP).name
+        await real.door.cancel_many("alice", [Cancellation(array_id, other)])
+        await real.door.cancel_many("alice", [Cancellation(array_id, other, (1,))])
+        await real.door.cancel_many("alice", [Cancellation(4_294_000_000, other, (1,))])
+        with suppress(SlurmError):
+            await real.door.cancel_many("bob", [Cancellation(array_id, submission.name)])
+        await asyncio.sleep(1)
+        assert set((await lines_of(real, array_id)).values()) == {"RUNNING"}
+        assert await real.door.array(4_294_000_000) == ()
+
+    async def test_silence(self, real: Cluster) -> None:
+        """No answer is no success."""
+        name = real.submission(SLEEP).name
+        for question in (
+            real.nowhere.cancel_many("alice", [Cancellation(1, name, (1, 2))]),
+            real.nowhere.task_endings([1]),
+            real.nowhere.array(1),
+        ):
+            with pytest.raises(SlurmUnavailableError):
+                await question
+
+
 class TestSilence:
     """What is not heard is unknown: never a refusal, never "no such job"."""
 
@@ -413,3 +541,26 @@ class TestRealSlurm:
             unknown = queue.job_of(submission.name, user)
             assert unknown is not None
             assert unknown.user == user
+
+
+class TestLogs:
+    """What a part of a Dask cluster has written to the home of its person."""
+
+    async def test_read(self, real: Cluster) -> None:
+        """By the one that acts as the person; the other says that it reads no files."""
+        name, worker = secrets.token_hex(16), secrets.token_hex(16)
+        submission = real.submission(
+            f'd=~/.local/state/qhub/dask/{name}; mkdir -p "$d"; printf "one two" >"$d/{worker}.log"\n'
+            'echo written >>"$OUT"'
+        )
+        await real.door.submit("alice", submission)
+        await real.written(submission, "written")
+        if isinstance(real.door, RestDoor):
+            with pytest.raises(SlurmRejectedError, match="reads no files"):
+                await real.door.read_log("alice", name, worker, 10)
+            return
+        assert await real.door.read_log("alice", name, worker, 3) == "two"
+        assert await real.door.read_log("alice", name, "scheduler", 3) is None
+        assert await real.door.read_log("bob", name, worker, 3) is None
+        with pytest.raises(SlurmRejectedError, match="refused"):
+            await real.door.read_log("alice", f"../{name}", worker, 3)

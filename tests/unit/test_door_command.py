@@ -1,4 +1,4 @@
-"""The command that sudo runs: three verbs, closed options, and nothing else."""
+"""The command that sudo runs: five verbs, closed options, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qhub_spawner.slurm import door_command
+from qhub_spawner.slurm import door_command, script
 from tests.unit import hostile, recorded
 
 NAME = "qhub-a1-00112233445566ff"
@@ -208,7 +209,7 @@ def test_cancel(
     ],
 )
 def test_refused(ask: Ask, commands: list[dict[str, Any]], request_: object) -> None:
-    """What is not exactly one of the three is refused, and no command runs."""
+    """What is not exactly one of the five is refused, and no command runs."""
     assert list(ask(request_)) == ["refused"]
     assert commands == []
 
@@ -380,3 +381,149 @@ def test_as_a_program(tmp_path: Path) -> None:
     assert "--exclusive" in lines
     assert "TOKEN=secret" in lines
     assert not [line for line in lines if "LEAKED" in line or "PYTHONPATH" in line]
+
+
+class TestManyAtOnce:
+    """Job arrays, and cancelling in bulk."""
+
+    OTHER = "qhub-a1-ffeeddccbbaa0099"
+
+    def said(self, monkeypatch: pytest.MonkeyPatch, lines: str) -> list[list[str]]:
+        """Let squeue say those lines; returns what was run."""
+        ran: list[list[str]] = []
+
+        def run(argv: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+            ran.append(argv)
+            out = lines.encode() if argv[0].endswith("squeue") else b""
+            return subprocess.CompletedProcess(argv, 0, out, b"")
+
+        monkeypatch.setattr(subprocess, "run", run)
+        monkeypatch.setattr(os, "getuid", lambda: 65534)
+        return ran
+
+    def test_only_those_of_that_name(self, monkeypatch: pytest.MonkeyPatch, ask: Ask) -> None:
+        """One squeue for the names, one scancel for what has them."""
+        ran = self.said(monkeypatch, f"17|{NAME}\n17|{NAME}\n18|{self.OTHER}\n19|{NAME}\n")
+        jobs = [
+            {"job_id": 17, "name": NAME, "tasks": "0-3,7"},
+            {"job_id": 18, "name": self.OTHER, "tasks": None},
+            {"job_id": 19, "name": self.OTHER, "tasks": None},
+            {"job_id": 20, "name": NAME, "tasks": "1"},
+        ]
+        assert ask({"verb": "cancel_many", "jobs": jobs})["exit_code"] == 0
+        assert ran[0][0] == "/usr/bin/squeue"
+        assert "--me" in ran[0]
+        assert f"--name={NAME},{self.OTHER}" in ran[0]
+        assert ran[1:] == [["/usr/bin/scancel", "17_[0-3,7]", "18"]]
+
+    def test_nothing_to_cancel(self, monkeypatch: pytest.MonkeyPatch, ask: Ask) -> None:
+        """scancel is not run without an id: it would cancel what its other options say."""
+        ran = self.said(monkeypatch, "")
+        job = {"job_id": 17, "name": NAME, "tasks": None}
+        assert ask({"verb": "cancel_many", "jobs": [job]})["exit_code"] == 0
+        assert len(ran) == 1
+
+    @pytest.mark.parametrize(
+        "jobs",
+        [
+            None,
+            [],
+            {},
+            [None],
+            [{"job_id": "17", "name": NAME}],
+            [{"job_id": 17, "name": "other"}],
+            [{"job_id": 17, "name": f"{NAME},other"}],
+            [{"job_id": 17, "name": NAME, "tasks": "0-3; id"}],
+            [{"job_id": 17, "name": NAME, "tasks": "--user=bob"}],
+            [{"job_id": 17, "name": NAME, "tasks": ""}],
+            [{"job_id": 17, "name": NAME, "tasks": [1]}],
+            [{"job_id": 17, "name": NAME}] * 1001,
+        ],
+    )
+    def test_refused(self, commands: list[dict[str, Any]], ask: Ask, jobs: object) -> None:
+        """Anything but ids, names of qhub's, and tasks."""
+        assert "refused" in ask({"verb": "cancel_many", "jobs": jobs})
+        assert not commands
+
+    def test_array(self, commands: list[dict[str, Any]], ask: Ask) -> None:
+        """So many tasks, from 0."""
+        ask({**SUBMIT, "array_size": 50})
+        assert "--array=0-49" in commands[0]["argv"]
+
+    @pytest.mark.parametrize("size", [0, -1, 1001, True, "5", "0-3", 1.5, [1]])
+    def test_no_array(self, commands: list[dict[str, Any]], ask: Ask, size: object) -> None:
+        """A number from 1 to 1000, and nothing that could be more."""
+        assert "refused" in ask({**SUBMIT, "array_size": size})
+        assert not commands
+
+
+class TestLogs:
+    """What parts of a Dask cluster have written."""
+
+    CLUSTER, WORKER = "0123456789abcdef" * 2, "fedcba9876543210" * 2
+
+    @pytest.fixture
+    def log(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+        """The file of the scheduler, in the home of the account."""
+        account = SimpleNamespace(pw_dir=str(tmp_path))
+        monkeypatch.setattr(door_command.pwd, "getpwuid", lambda uid: account)
+        monkeypatch.setattr(os, "getuid", lambda: 65534)
+        file = tmp_path / door_command.LOGS / self.CLUSTER / "scheduler.log"
+        file.parent.mkdir(parents=True)
+        file.write_text("one\ntwo\n")
+        return file
+
+    def read(self, ask: Ask, name: str = "scheduler", most: int = 100) -> object:
+        """Ask for a log."""
+        asked = {"verb": "read_log", "cluster": self.CLUSTER, "name": name, "most_bytes": most}
+        answer = ask(asked)
+        assert list(answer) == ["log"], answer
+        return answer["log"]
+
+    def test_the_end_of_it(self, ask: Ask, log: Path) -> None:
+        """As much as was asked for; nothing where nothing is."""
+        assert self.read(ask) == "one\ntwo\n"
+        assert self.read(ask, most=4) == "two\n"
+        assert self.read(ask, self.WORKER) is None
+        log.write_bytes(b"\xff\n")
+        assert self.read(ask) == "\ufffd\n"
+
+    def test_no_other_file(self, ask: Ask, log: Path, tmp_path: Path) -> None:
+        """Neither through a link, nor a pipe that nobody writes to, nor a folder."""
+        secret = tmp_path / "secret"
+        secret.write_text("secret")
+        log.unlink()
+        log.symlink_to(secret)
+        assert self.read(ask) is None
+        log.unlink()
+        os.mkfifo(log)
+        assert self.read(ask) is None
+        log.unlink()
+        log.mkdir()
+        assert self.read(ask) is None
+
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            {"cluster": "../../x"},
+            {"cluster": CLUSTER + "\n"},
+            {"cluster": CLUSTER.upper()},
+            {"cluster": None},
+            {"name": "../scheduler"},
+            {"name": "scheduler\0"},
+            {"name": ["scheduler"]},
+            {"most_bytes": 0},
+            {"most_bytes": -1},
+            {"most_bytes": 2**20 + 1},
+            {"most_bytes": True},
+            {"most_bytes": "9"},
+        ],
+    )
+    def test_refused(self, ask: Ask, log: Path, asked: dict[str, object]) -> None:
+        """Anything but names of the gateway's, and up to 1 MiB."""
+        whole = {"verb": "read_log", "cluster": self.CLUSTER, "name": "scheduler", "most_bytes": 9}
+        assert list(ask({**whole, **asked})) == ["refused"]
+
+    def test_where_scripts_write(self) -> None:
+        """The door reads where the batch scripts of clusters write."""
+        assert f"{script.LOG_FOLDER}/dask" == door_command.LOGS

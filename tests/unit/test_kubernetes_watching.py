@@ -348,6 +348,20 @@ async def test_taken_after_the_watch_saw_it_go() -> None:
         assert running.names == {"a"}
 
 
+async def test_taken_while_a_list_is_on_its_way() -> None:
+    """A list that was read before an object was made says nothing of it; of an older one it does."""
+    api = ScriptedApi([page(10), EXPIRED], EXPIRED)
+    async with Running(api) as running:
+        await until(lambda: len(api.listed) > 1)
+        running.watch.take(pod("new", 31))
+        running.watch.take(pod("old", 29))
+        running.watch.take(pod("changed", 32, state="new"))
+        api.lists = [page(30, pod("changed", 12, state="old"))]
+        await until(lambda: len(api.watched) == 2)
+        assert running.names == {"new", "changed"}
+        assert running.watch.objects["people", "changed"]["state"] == "new"
+
+
 async def test_slim_is_what_is_kept() -> None:
     """Of what is listed, watched and taken."""
     api = ScriptedApi([page(10, pod("a", 5, secret="x"))], [added("b", 11, secret="x"), HOLD])

@@ -325,6 +325,7 @@ class TestProcesses:
             "SLURM_TIME_FORMAT",
             "LC_ALL",
             "SQUEUE_FORMAT",
+            "SLURM_BITSTR_LEN",
             "PWD",
             "_",
             "SHLVL",

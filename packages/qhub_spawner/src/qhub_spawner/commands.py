@@ -90,7 +90,7 @@ def manifests(arguments: argparse.Namespace) -> str:
     Raises:
         ValueError: A value is not what Kubernetes takes; says what would be.
     """
-    for option in ("namespace", "hub_namespace", "service_account"):
+    for option in ("namespace", "hub_namespace", "service_account", "gateway_account"):
         value = getattr(arguments, option)
         if value and _KUBERNETES_NAME.fullmatch(value) is None:
             msg = (
@@ -105,6 +105,7 @@ def manifests(arguments: argparse.Namespace) -> str:
         namespace=arguments.namespace,
         hub_namespace=arguments.hub_namespace,
         service_account=arguments.service_account,
+        gateway_account=arguments.gateway_account,
         server_port=arguments.server_port,
         see_nodes=arguments.see_nodes,
         storage_claims=arguments.storage_claims,
@@ -192,6 +193,9 @@ def _add_manifests(needs: argparse.ArgumentParser) -> None:
     needs.add_argument("--namespace", required=True, help="where people's servers run")
     needs.add_argument("--hub-namespace", default="", help="where the hub runs (default: the same)")
     needs.add_argument("--service-account", default="hub", help="the hub's (default: hub)")
+    needs.add_argument(
+        "--gateway-account", default="", help="the Dask gateway's, for its own rights, e.g. gateway"
+    )
     needs.add_argument("--see-nodes", action="store_true", help="for availability_from = 'nodes'")
     needs.add_argument("--storage-claims", action="store_true", help="for storage_pvc_ensure")
     needs.add_argument("--internal-ssl", action="store_true", help="for c.JupyterHub.internal_ssl")

@@ -17,7 +17,7 @@ from jupyterhub.scopes import needs_scope
 from tornado import web
 from traitlets import TraitError
 
-from qhub_spawner import idle_handlers
+from qhub_spawner import identity_handlers, idle_handlers
 from qhub_spawner.errors import ConfigurationError
 from qhub_spawner.launch import AddressRefusedError, ServerAddress
 from qhub_spawner.runtime import SETTING, attach
@@ -169,6 +169,7 @@ _API = [
     (r"/api/users/([^/]+)/qhub/profiles", ProfilesHandler),
     (r"/api/qhub/address", AddressHandler),
     (r"/api/qhub/busy", BusyHandler),
+    *identity_handlers.ROUTES,
     *idle_handlers.ROUTES,
 ]
 _PAGES = [

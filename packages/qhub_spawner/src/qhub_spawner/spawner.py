@@ -241,6 +241,8 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         if self.internal_ssl and self.cert_paths and backend == "slurm":
             certificates.carry(environment, self.cert_paths)
         environment.update(selection.profile.environment.variables)
+        # what runs in the server may say where it runs, as Dask's gateway does
+        environment.update({"QHUB_PROFILE": selection.slug, "QHUB_BACKEND": backend})
         return {key: str(value) for key, value in environment.items()}
 
     def get_env(self) -> Any:

@@ -59,6 +59,26 @@ class KubernetesApi:
             KubernetesUnavailableError: No usable answer.
             KubernetesRefusedError: An answer that says no.
         """
+        status, data = await self._answer(method, path, query, body)
+        document = _document(method, path, data)
+        if status >= 300:  # noqa: PLR2004 - HTTP
+            raise _refusal(status, document)
+        return document
+
+    async def text(self, path: str, query: Mapping[str, str]) -> str:
+        """Ask once for what is no JSON, such as a container's log; raises as `request`."""
+        status, data = await self._answer("GET", path, query, None)
+        if status >= 300:  # noqa: PLR2004 - HTTP
+            raise _refusal(status, _document("GET", path, data))
+        return data.decode(errors="replace")
+
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Mapping[str, Any] | None,
+    ) -> tuple[int, bytes]:
         try:
             async with asyncio.timeout(self.timeout_seconds):
                 response = await self._send(method, path, query, body, self.timeout_seconds)
@@ -69,10 +89,7 @@ class KubernetesApi:
         except _FAILURES as error:
             raise _unavailable(method, path, error) from error
         self.bytes_read += len(data)
-        document = _document(method, path, data)
-        if response.status >= 300:  # noqa: PLR2004 - HTTP
-            raise _refusal(response.status, document)
-        return document
+        return response.status, data
 
     async def watch(
         self, path: str, query: Mapping[str, str], *, silence_seconds: float
@@ -170,6 +187,16 @@ class KubernetesApi:
                 return False
             raise
         return True
+
+    async def delete_all(
+        self, kind: str, namespace: str, labels: str, *, grace: int | None = None
+    ) -> None:
+        """Ask in one request for the deletion of all objects that a label selector names."""
+        options: Json = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        if grace is not None:
+            options["gracePeriodSeconds"] = grace
+        query = {"labelSelector": labels}
+        await self.request("DELETE", collection(kind, namespace), query=query, body=options)
 
 
 def collection(kind: str, namespace: str | None) -> str:

@@ -21,7 +21,7 @@ from qhub_spawner.kubernetes import possible
 from qhub_spawner.kubernetes.api import KubernetesApi, collection
 from qhub_spawner.kubernetes.event_index import EventIndex
 from qhub_spawner.kubernetes.manifest import Settings
-from qhub_spawner.kubernetes.names import selector
+from qhub_spawner.kubernetes.names import MANAGER, selector
 from qhub_spawner.kubernetes.nodes import ScalablePool
 from qhub_spawner.kubernetes.personal import Storage
 from qhub_spawner.kubernetes.pod_spawner import PodSpawner
@@ -43,6 +43,10 @@ class KubernetesBackend(LoggingConfigurable):
     """
 
     name: ClassVar[str] = "kubernetes"
+    manager: ClassVar[str] = MANAGER
+    """The program that its pods are labelled with."""
+    owner: ClassVar[str] = "server"
+    """What a pod belongs to, for the log."""
 
     hub_id = Unicode(
         "",
@@ -321,7 +325,7 @@ class KubernetesBackend(LoggingConfigurable):
             self.api,
             collection("pods", namespace),
             self.log,
-            labels=selector(self.hub_id),
+            labels=selector(self.hub_id, self.manager),
             slim=slim,
         )
         self.watch_pods.on_change.append(self._pod_changed)
@@ -335,7 +339,12 @@ class KubernetesBackend(LoggingConfigurable):
         )
         self.watch_events.on_change.append(self._event_changed)
         self.reaper = Reaper(
-            lambda: self.api, self.watch_pods, self.hub_id, self.log, end_orphans=self.end_orphans
+            lambda: self.api,
+            self.watch_pods,
+            self.hub_id,
+            self.log,
+            end_orphans=self.end_orphans,
+            owner=self.owner,
         )
         self.reaper.recorded = lambda: self.recorded()  # noqa: PLW0108 - it is set later
         self.reaper.live = lambda: [server.spawn_id for server in self.live.values()]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qhub_spawner.errors import KubernetesRefusedError, KubernetesUnavailableError
 from qhub_spawner.kubernetes import names, words
+from qhub_spawner.kubernetes.api import KubernetesApi
 from qhub_spawner.kubernetes.patience import Patience
 from qhub_spawner.kubernetes.pods import Pod
 from qhub_spawner.launch import NoCapacityError, StartFailedError
@@ -45,18 +46,20 @@ def _whose(server: KubernetesServer) -> tuple[str, str]:
     return server.owner.user.name, server.owner.name
 
 
-async def replace(server: KubernetesServer, kind: str, dependant: dict[str, Any]) -> None:
-    """Make what belongs to the pod, in the place of what belonged to an earlier one."""
+async def replace(
+    api: KubernetesApi, namespace: str, kind: str, dependant: Mapping[str, Any]
+) -> None:
+    """Make what belongs to a pod, in the place of what belonged to an earlier one."""
     name, deadline = dependant["metadata"]["name"], time.monotonic() + _REPLACE_SECONDS
     while True:
         try:
-            await server.backend.api.create(kind, server.namespace, dependant)
+            await api.create(kind, namespace, dependant)
         except KubernetesRefusedError as error:
             if error.reason != "AlreadyExists" or time.monotonic() > deadline:
                 raise
         else:
             return
-        await server.backend.api.delete(kind, server.namespace, name, grace=None)
+        await api.delete(kind, namespace, name, grace=None)
         await asyncio.sleep(0.25)
 
 

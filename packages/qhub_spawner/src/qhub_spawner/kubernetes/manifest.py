@@ -54,6 +54,7 @@ def completed(
     labels: Mapping[str, str] | None = None,
     annotations: Mapping[str, str] | None = None,
     settings: Settings | None = None,
+    shell: str | None = None,
 ) -> Json:
     """Return the whole pod.
 
@@ -65,6 +66,8 @@ def completed(
         labels: Further labels.
         annotations: Further annotations.
         settings: Of the hub.
+        shell: What a shell does that becomes the command, whose words are its arguments; a server's
+            umask and the report of its work when ``None``.
     """
     settings = settings or Settings()
     block = profile.kubernetes or KubernetesBlock()
@@ -83,7 +86,7 @@ def completed(
     pod = with_storage(pod, user, identity, settings.storage)
     if identity is not None:
         pod = with_identity(pod, user, identity, settings.nss_wrapper)
-    pod = _with_umask(pod)
+    pod = _with_shell(pod, shell or _SHELL.format(work=quoted_work()))
     # Kubernetes' own default would start a server again that its person has ended
     pod["spec"].setdefault("restartPolicy", "Never")
     if settings.restricted:
@@ -166,10 +169,11 @@ def _lists(spec: Mapping[str, Any], block: KubernetesBlock, settings: Settings) 
     return {"tolerations": tolerations} if tolerations else {}
 
 
-def _with_umask(pod: Json) -> Json:
-    """Start the server with umask 0002: what it makes in a shared folder belongs to the group.
+def _with_shell(pod: Json, shell: str) -> Json:
+    """Start the command by a shell that becomes it.
 
-    Beside it runs what tells the hub what it works at (`qhub_spawner.work`), if there is Python.
+    A server's has umask 0002: what it makes in a shared folder belongs to the group. Beside it runs
+    what tells the hub what it works at (`qhub_spawner.work`), if there is Python.
 
     The shell gets a fixed text; the command's own words are its arguments.
     """
@@ -179,7 +183,6 @@ def _with_umask(pod: Json) -> Json:
         return pod  # the image's own command is not known here
     if not container.get("command"):
         words = list(container["args"])
-    shell = _SHELL.format(work=quoted_work())
     return with_container(pod, {"command": ["/bin/sh", "-c", shell, "qhub"], "args": words})
 
 

@@ -73,3 +73,11 @@ def with_container(pod: Json, changes: Mapping[str, Any]) -> Json:
     """Return the pod with changes laid over the container that the server runs in."""
     name = server_container(pod)["name"]
     return merged(pod, {"spec": {"containers": [{**changes, "name": name}]}})  # type: ignore[no-any-return]
+
+
+def literal(text: str) -> str:
+    """Return a text as it must stand in a pod so that Kubernetes puts no variable's value into it.
+
+    Source: "Define Dependent Environment Variables", Kubernetes 1.34: ``$$`` stands for ``$``.
+    """
+    return text.replace("$", "$$")

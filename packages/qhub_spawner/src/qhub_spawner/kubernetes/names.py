@@ -17,6 +17,7 @@ PASSWD = "qhub.dev/passwd"  # noqa: S105 - a file's name
 GROUP = "qhub.dev/group"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "qhub-spawner"
+GATEWAY = "qhub-gateway"
 SERVER_CONTAINER = "notebook"
 
 
@@ -30,9 +31,9 @@ def record_name(hub_id: str, spawn_id: str) -> str:
     return f"qhub-{hub_id}-{spawn_id}"
 
 
-def labels(hub_id: str, spawn_id: str) -> dict[str, str]:
-    """Return the labels of one server's objects."""
-    return {MANAGED_BY: MANAGER, HUB: hub_id, SPAWN: spawn_id}
+def labels(hub_id: str, spawn_id: str, manager: str = MANAGER) -> dict[str, str]:
+    """Return the labels of one server's objects; `manager` is the program that makes them."""
+    return {MANAGED_BY: manager, HUB: hub_id, SPAWN: spawn_id}
 
 
 def owner_annotations(user: str, server_name: str) -> dict[str, str]:
@@ -40,9 +41,9 @@ def owner_annotations(user: str, server_name: str) -> dict[str, str]:
     return {USER: user, SERVER: server_name}
 
 
-def selector(hub_id: str) -> str:
-    """Return the label selector of everything of one hub."""
-    return f"{MANAGED_BY}={MANAGER},{HUB}={hub_id}"
+def selector(hub_id: str, manager: str = MANAGER) -> str:
+    """Return the label selector of everything of one hub, or of one of another `manager`."""
+    return f"{MANAGED_BY}={manager},{HUB}={hub_id}"
 
 
 def spawn_of(manifest: Mapping[str, object]) -> str:

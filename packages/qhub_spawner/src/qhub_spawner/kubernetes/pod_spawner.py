@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from kubespawner.objects import make_owner_reference
 from traitlets import TraitError, default
 from traitlets.config import Config
 
+from qhub_spawner.kubernetes.merging import literal
 from qhub_spawner.launch import StartFailedError
 from qhub_spawner.profiles import Profile
 
@@ -187,12 +188,41 @@ class PodSpawner(KubeSpawner):  # type: ignore[misc]  # kubespawner has no types
         return client.deserialize(SimpleNamespace(data=json.dumps(document)), kind)
 
 
-def literal(text: str) -> str:
-    """Return a text as it must stand in a pod so that Kubernetes puts no variable's value into it.
+class PersonalPods(PodSpawner):
+    """The traits of ``c.KubeSpawner`` for pods of a person that are no servers.
 
-    Source: "Define Dependent Environment Variables", Kubernetes 1.34: ``$$`` stands for ``$``.
+    They have what a server of theirs has (image, volumes, nodes), and nothing of a hub: neither its
+    variables nor its arguments.
     """
-    return text.replace("$", "$$")
+
+    @classmethod
+    def of(cls, config: Config, user: str, groups: Iterable[str], log: Any) -> PersonalPods:  # noqa: ANN401
+        """Make the one of a person; the event loop must run, and nobody is asked.
+
+        Args:
+            config: With ``c.KubeSpawner``.
+            user: The hub's name of the person.
+            groups: Their groups.
+            log: As every spawner's.
+        """
+        person = SimpleNamespace(
+            name=user,
+            escaped_name=user,
+            id=0,
+            url="/",
+            server=None,
+            groups=[SimpleNamespace(name=group) for group in sorted(groups)],
+        )
+        hub = SimpleNamespace(public_host="", url="", base_url="/", api_url="")
+        return cls(config=copy.deepcopy(config), user=person, hub=hub, log=log, cluster=False)
+
+    def get_env(self) -> Any:  # noqa: ANN401 - as every spawner's
+        """Return what is configured for every server, and no more."""
+        return self._expand_env(self.environment)
+
+    def get_args(self) -> list[str]:
+        """Return none: the command is laid over what is made here."""
+        return []
 
 
 def _config(config: Config, owner_class: type) -> Config:

@@ -34,6 +34,7 @@ class Reaper:
         *,
         patience_seconds: float = 20.0,
         end_orphans: bool = True,
+        owner: str = "server",
     ) -> None:
         """Nothing happens before `run`.
 
@@ -44,6 +45,7 @@ class Reaper:
             log: Where each orphan is named.
             patience_seconds: How long a pod must stand without an owner.
             end_orphans: Whether to delete, or only to log.
+            owner: What a pod belongs to, for the log.
         """
         self.api = api
         self.watch = watch
@@ -51,6 +53,7 @@ class Reaper:
         self.log = log
         self.patience_seconds = patience_seconds
         self.end_orphans = end_orphans
+        self.owner = owner
         self.recorded: Callable[[], Collection[str]] = frozenset
         self.live: Callable[[], Collection[str]] = frozenset
         self.ended = 0
@@ -65,7 +68,7 @@ class Reaper:
             try:
                 await self.look()
             except Exception:
-                self.log.exception("looking for pods without a server failed")
+                self.log.exception("looking for pods without a %s failed", self.owner)
 
     async def look(self) -> None:
         """Delete what has stood without an owner for long enough."""
@@ -85,9 +88,10 @@ class Reaper:
             if record_name(self.hub_id, pod.spawn_id) in recorded:
                 continue
             if not self.end_orphans:
-                self.log.warning("pod %s of %s has no server", pod.name, pod.user)
+                self.log.warning("pod %s of %s has no %s", pod.name, pod.user, self.owner)
                 continue
-            self.log.warning("deleting pod %s of %s: no server owns it", pod.name, pod.user)
+            said = "deleting pod %s of %s: no %s owns it"
+            self.log.warning(said, pod.name, pod.user, self.owner)
             try:
                 await self.api().delete(
                     "pods", pod.namespace, pod.name, uid=uid, grace=_GRACE_SECONDS

@@ -1,4 +1,4 @@
-"""What a hub needs in a cluster, as manifests: its rights, and who may reach whom. Pure.
+"""What hub and gateway need in a cluster: their rights, and who may reach whom. Pure.
 
 ``qhub-spawner manifests`` prints them. Sources: RBAC v1 and NetworkPolicy v1, Kubernetes 1.34.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qhub_spawner.kubernetes.names import MANAGED_BY, MANAGER
+from qhub_spawner.kubernetes.names import GATEWAY, MANAGED_BY, MANAGER
 
 Json = dict[str, Any]
 
@@ -34,6 +34,7 @@ class Site:
         namespace: Of the servers.
         hub_namespace: Of the hub; empty for the same.
         service_account: Of the hub.
+        gateway_account: Of the Dask gateway, in the hub's namespace; empty if there is none.
         hub_labels: Labels of the hub's pods, and of the proxy's.
         server_port: Where servers listen.
         see_nodes: Whether ``KubernetesBackend.availability_from`` is ``nodes``.
@@ -48,6 +49,7 @@ class Site:
     namespace: str
     hub_namespace: str = ""
     service_account: str = "hub"
+    gateway_account: str = ""
     hub_labels: Mapping[str, str] | None = None
     server_port: int = 8888
     see_nodes: bool = False
@@ -60,8 +62,13 @@ class Site:
 
 
 def manifests(site: Site) -> list[Json]:
-    """Return everything a hub needs: a Role and its binding, the policies, and no more."""
+    """Return everything a hub needs: a Role and its binding, the policies, and no more.
+
+    With a gateway, everything that it needs, too.
+    """
     found = [_role(site), _binding(site), *policies(site)]
+    if site.gateway_account:
+        found += [_gateway_role(site), _gateway_binding(site), *_gateway_policies(site)]
     if site.see_nodes or site.user_namespaces:
         found += [_cluster_role(site), _cluster_binding(site)]
     return found
@@ -82,21 +89,44 @@ def _rules(site: Site) -> list[Json]:
 
 
 def _role(site: Site) -> Json:
-    return {
-        "apiVersion": f"{_RBAC}/v1",
-        "kind": "Role",
-        "metadata": _named("qhub-hub", site.namespace),
-        "rules": _rules(site),
-    }
+    return _role_of("qhub-hub", site, _rules(site))
 
 
 def _binding(site: Site) -> Json:
+    return _binding_of("qhub-hub", site, site.service_account)
+
+
+def _gateway_role(site: Site) -> Json:
+    rules = [
+        _rule(["pods"], ["get", "list", "watch", "create", "delete", "deletecollection"]),
+        _rule(["pods/log"], ["get"]),
+        _rule(["events"], ["list", "watch"]),
+        # a cluster's key travels in a secret of its own; none can be read
+        _rule(["secrets"], ["create", "delete"]),
+    ]
+    return _role_of("qhub-gateway", site, rules)
+
+
+def _gateway_binding(site: Site) -> Json:
+    return _binding_of("qhub-gateway", site, site.gateway_account)
+
+
+def _role_of(name: str, site: Site, rules: list[Json]) -> Json:
+    return {
+        "apiVersion": f"{_RBAC}/v1",
+        "kind": "Role",
+        "metadata": _named(name, site.namespace),
+        "rules": rules,
+    }
+
+
+def _binding_of(name: str, site: Site, account: str) -> Json:
     return {
         "apiVersion": f"{_RBAC}/v1",
         "kind": "RoleBinding",
-        "metadata": _named("qhub-hub", site.namespace),
-        "roleRef": {"apiGroup": _RBAC, "kind": "Role", "name": "qhub-hub"},
-        "subjects": [_subject(site)],
+        "metadata": _named(name, site.namespace),
+        "roleRef": {"apiGroup": _RBAC, "kind": "Role", "name": name},
+        "subjects": [_subject(site, account)],
     }
 
 
@@ -121,7 +151,7 @@ def _cluster_binding(site: Site) -> Json:
         "kind": "ClusterRoleBinding",
         "metadata": _named(name),
         "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": name},
-        "subjects": [_subject(site)],
+        "subjects": [_subject(site, site.service_account)],
     }
 
 
@@ -130,42 +160,58 @@ def policies(site: Site) -> list[Json]:
 
     A cluster enforces them only where its network does.
     """
-    servers = {"matchLabels": {MANAGED_BY: MANAGER}}
-    hub_peers: list[Json] = [_hub_peer(site, site.hub_labels or {"component": "hub"})]
-    hub_peers += [_hub_peer(site, {"component": name}) for name in ("proxy", "gateway")]
-    hub_peers += [{"ipBlock": {"cidr": network}} for network in site.hub_networks]
-    ingress: Json = {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": _named("qhub-servers-in", site.namespace),
-        "spec": {
-            "podSelector": servers,
-            "policyTypes": ["Ingress"],
-            "ingress": [
-                {"from": hub_peers, "ports": [{"protocol": "TCP", "port": site.server_port}]}
-            ],
-        },
-    }
+    servers = {MANAGED_BY: MANAGER}
+    hub_peers = _hub_peers(site)
+    incoming = {"from": hub_peers, "ports": [{"protocol": "TCP", "port": site.server_port}]}
+    outgoing = [{"to": hub_peers}, *_everybody_reaches(site)]
+    return [
+        _policy("qhub-servers-in", site, servers, "Ingress", [incoming]),
+        _policy("qhub-servers-out", site, servers, "Egress", outgoing),
+    ]
+
+
+def _gateway_policies(site: Site) -> list[Json]:
+    """Schedulers and workers reach one another; hub and gateway come in, and nobody else."""
+    labels = {MANAGED_BY: GATEWAY}
+    peers: list[Json] = [{"podSelector": {"matchLabels": labels}}, *_hub_peers(site)]
+    outgoing = [{"to": peers}, *_everybody_reaches(site)]
+    return [
+        _policy("qhub-dask-in", site, labels, "Ingress", [{"from": peers}]),
+        _policy("qhub-dask-out", site, labels, "Egress", outgoing),
+    ]
+
+
+def _hub_peers(site: Site) -> list[Json]:
+    peers: list[Json] = [_hub_peer(site, site.hub_labels or {"component": "hub"})]
+    peers += [_hub_peer(site, {"component": name}) for name in ("proxy", "gateway")]
+    peers += [{"ipBlock": {"cidr": network}} for network in site.hub_networks]
+    return peers
+
+
+def _everybody_reaches(site: Site) -> list[Json]:
+    """Return what every pod of a person may reach: name servers, and the outside world."""
     outside4 = {"cidr": "0.0.0.0/0", "except": _inside(4, site)}
     outside6 = {"cidr": "::/0", "except": _inside(6, site)}
     dns = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
     name_servers: list[Json] = [{"namespaceSelector": {}, "podSelector": {}}]
     name_servers += [{"ipBlock": {"cidr": network}} for network in site.name_servers]
-    egress: Json = {
+    return [
+        {"to": name_servers, "ports": dns},
+        {"to": [{"ipBlock": outside4}, {"ipBlock": outside6}]},
+    ]
+
+
+def _policy(name: str, site: Site, labels: Mapping[str, str], way: str, rules: list[Json]) -> Json:
+    return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": _named("qhub-servers-out", site.namespace),
+        "metadata": _named(name, site.namespace),
         "spec": {
-            "podSelector": servers,
-            "policyTypes": ["Egress"],
-            "egress": [
-                {"to": hub_peers},
-                {"to": name_servers, "ports": dns},
-                {"to": [{"ipBlock": outside4}, {"ipBlock": outside6}]},
-            ],
+            "podSelector": {"matchLabels": dict(labels)},
+            "policyTypes": [way],
+            way.lower(): rules,
         },
     }
-    return [ingress, egress]
 
 
 def _inside(version: int, site: Site) -> list[str]:
@@ -186,9 +232,9 @@ def _rule(resources: list[str], verbs: list[str]) -> Json:
     return {"apiGroups": [""], "resources": resources, "verbs": verbs}
 
 
-def _subject(site: Site) -> Json:
+def _subject(site: Site, account: str) -> Json:
     namespace = site.hub_namespace or site.namespace
-    return {"kind": "ServiceAccount", "name": site.service_account, "namespace": namespace}
+    return {"kind": "ServiceAccount", "name": account, "namespace": namespace}
 
 
 def _named(name: str, namespace: str = "") -> Json:

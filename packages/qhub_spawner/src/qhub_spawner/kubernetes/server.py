@@ -141,7 +141,7 @@ class KubernetesServer(BackendServer):
         self.backend.watch_pods.take(created)
         try:
             for kind, dependant in self.pods.dependants(created):
-                await creating.replace(self, kind, dependant)
+                await creating.replace(self.backend.api, self.namespace, kind, dependant)
         except KubernetesError as error:
             msg = f"What belongs to the server's pod could not be made: {error}"
             raise StartFailedError(msg) from error

@@ -194,12 +194,18 @@ class Watch:
             await asyncio.sleep(0)  # thousands of objects: others get their turn
         self.lists += 1
         self._version = metadata["resourceVersion"]
-        gone = self.objects.keys() - found.keys()
+        # what was taken meanwhile is newer than the list: that it is not in there says nothing
+        gone = [
+            key
+            for key in self.objects.keys() - found.keys()
+            if not _beyond(self.objects[key], self._version)
+        ]
         self._works()
         for key in gone:
             self._drop(key)
         for key, item in found.items():
-            if self.objects.get(key) != item:
+            known = self.objects.get(key)
+            if known != item and (known is None or not _older(item, known)):
                 self._keep(key, item)
         self.wake(None)
 
@@ -272,6 +278,14 @@ def _up_to(found: Json, version: str | None) -> bool:
     """Whether a watch that is at `version` has been past the object as it was found."""
     try:
         return int(found["metadata"]["resourceVersion"]) <= int(version or "")
+    except (KeyError, ValueError):
+        return False
+
+
+def _beyond(found: Json, version: str | None) -> bool:
+    """Whether the object is newer than a list of this `version`."""
+    try:
+        return int(found["metadata"]["resourceVersion"]) > int(version or "")
     except (KeyError, ValueError):
         return False
 

@@ -26,8 +26,8 @@ from qhub_spawner.access import Limits
 from qhub_spawner.errors import SlurmRejectedError, SlurmUnavailableError, SubmitUnknownError
 from qhub_spawner.slurm import parsing
 from qhub_spawner.slurm.capacity import Node
-from qhub_spawner.slurm.door import AccountingSilentError, Door, Machines
-from qhub_spawner.slurm.jobs import GarbledAnswerError, Job, JobEnding, Queue
+from qhub_spawner.slurm.door import AccountingSilentError, Cancellation, Door, Machines
+from qhub_spawner.slurm.jobs import GarbledAnswerError, Job, JobEnding, Queue, write_tasks
 from qhub_spawner.slurm.script import Submission
 
 _NO_SUCH_JOB = "Invalid job id specified"
@@ -105,7 +105,7 @@ class CommandLineDoor(Door):
         for cluster in self.clusters:
             mark = secrets.token_hex(8)
             argv = ["squeue", "--all", "--states=all", *_of(cluster)]
-            answer = await self._ask(argv, {"SQUEUE_FORMAT": parsing.queue_format(mark)})
+            answer = await self._ask(argv, _queue_environment(mark))
             jobs += parsing.parse_queue(answer.stdout, mark, cluster=cluster)
         return Queue(taken, tuple(jobs))
 
@@ -125,18 +125,44 @@ class CommandLineDoor(Door):
         """Ask accounting: one sacct for all of `job_ids`."""
         if not job_ids:
             return {}
+        return parsing.parse_accounting(await self._account(job_ids, parsing.ACCOUNTING_FIELDS))
+
+    async def task_endings(
+        self, array_ids: Collection[int]
+    ) -> Mapping[int, Mapping[int, JobEnding]]:
+        """Ask accounting: one sacct for all of `array_ids`."""
+        if not array_ids:
+            return {}
+        return parsing.parse_task_endings(await self._account(array_ids, parsing.TASK_FIELDS))
+
+    async def _account(self, job_ids: Collection[int], fields: str) -> str:
         argv = ["sacct", "--noheader", "--parsable2", "--allocations", "--duplicates"]
-        argv += [f"--format={parsing.ACCOUNTING_FIELDS}"]
+        argv += [f"--format={fields}"]
         argv += [f"--jobs={','.join(str(job_id) for job_id in sorted(job_ids))}"]
         if any(self.clusters):
             argv.append(f"--clusters={','.join(filter(None, self.clusters))}")
-        answer = await self._run([f"{self.how.slurm_bin}/{argv[0]}", *argv[1:]])
+        everything = {"SLURM_BITSTR_LEN": "0"}
+        answer = await self._run([f"{self.how.slurm_bin}/{argv[0]}", *argv[1:]], extra=everything)
         if _NO_ACCOUNTING.search(answer.stderr):
             raise AccountingSilentError(answer.stderr)
         if answer.exit_code or "error:" in answer.stderr:
             msg = "sacct gave no answer"
             raise SlurmUnavailableError(msg, exit_code=answer.exit_code, stderr=answer.stderr)
-        return parsing.parse_accounting(answer.stdout)
+        return answer.stdout
+
+    async def array(self, array_id: int) -> Sequence[Job]:
+        """Ask squeue for the one array."""
+        mark = secrets.token_hex(8)
+        argv = ["squeue", "--all", "--states=all", *_of(self.clusters[0]), f"--jobs={array_id}"]
+        try:
+            answer = await self._ask(argv, _queue_environment(mark))
+        except SlurmUnavailableError as error:
+            # slurm_load_jobs error: Invalid job id specified
+            # squeue: error: Invalid job id: 4294000000
+            if "Invalid job id" in error.stderr:
+                return ()
+            raise
+        return parsing.parse_queue(answer.stdout, mark, cluster=self.clusters[0])
 
     async def gone(self, job: Job) -> bool:
         """Ask scontrol; only its own sentence counts as "no such job"."""
@@ -191,9 +217,39 @@ class CommandLineDoor(Door):
             msg = f"scancel of job {job_id} failed"
             raise SlurmUnavailableError(msg, exit_code=answer.exit_code, stderr=answer.stderr)
 
+    async def cancel_many(self, user: str, jobs: Sequence[Cancellation]) -> None:
+        """Cancel by one squeue, for the names, and one scancel, run as `user`."""
+        if not jobs:
+            return
+        asked = [
+            {
+                "job_id": job.job_id,
+                "name": job.name,
+                "tasks": None if job.tasks is None else write_tasks(job.tasks),
+            }
+            for job in jobs
+        ]
+        request: dict[str, Any] = {"verb": "cancel_many", "jobs": asked}
+        if self.clusters != (None,):
+            request["cluster"] = self.clusters[0]
+        answer = await self._as_user(user, request)
+        if answer.exit_code and _NO_SUCH_JOB not in answer.stderr:
+            msg = f"scancel of {len(jobs)} jobs failed"
+            raise SlurmUnavailableError(msg, exit_code=answer.exit_code, stderr=answer.stderr)
+
+    async def read_log(self, user: str, cluster: str, name: str, most_bytes: int) -> str | None:
+        """Read it as `user`."""
+        request = {"verb": "read_log", "cluster": cluster, "name": name, "most_bytes": most_bytes}
+        log = (await self._answer(user, request)).get("log")
+        return log if isinstance(log, str) else None
+
     # ---- processes ----
 
     async def _as_user(self, user: str, request: Mapping[str, Any]) -> Answer:
+        answer = await self._answer(user, request)
+        return Answer(answer["exit_code"], answer["stdout"], answer["stderr"])
+
+    async def _answer(self, user: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         argv = self.how.door_argv(user)
         said = await self._run(argv, stdin=json.dumps(request).encode())
         submitting = request["verb"] == "submit"
@@ -211,7 +267,7 @@ class CommandLineDoor(Door):
         if "timeout" in answer:
             kind = SubmitUnknownError if submitting else SlurmUnavailableError
             raise kind(f"{request['verb']} had no answer within {answer['timeout']} s")
-        return Answer(answer["exit_code"], answer["stdout"], answer["stderr"])
+        return answer
 
     async def _ask(self, argv: list[str], extra: Mapping[str, str] | None = None) -> Answer:
         answer = await self._run([f"{self.how.slurm_bin}/{argv[0]}", *argv[1:]], extra=extra)
@@ -264,6 +320,11 @@ class CommandLineDoor(Door):
         )
 
 
+def _queue_environment(mark: str) -> dict[str, str]:
+    # without the second, squeue cuts a long list of tasks
+    return {"SQUEUE_FORMAT": parsing.queue_format(mark), "SLURM_BITSTR_LEN": "0"}
+
+
 def _of(cluster: str | None) -> tuple[str, ...]:
     return (f"--clusters={cluster}",) if cluster else ()
 
@@ -274,6 +335,7 @@ def _submission(verb: str, submission: Submission) -> dict[str, Any]:
         "arguments": submission.arguments,
         "script": submission.script,
         "environment": dict(submission.environment),
+        **({} if submission.array_size is None else {"array_size": submission.array_size}),
     }
 
 

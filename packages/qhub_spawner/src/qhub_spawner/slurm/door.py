@@ -13,9 +13,22 @@ from datetime import datetime
 from typing import Literal
 
 from qhub_spawner.access import Limits
+from qhub_spawner.errors import SlurmRejectedError
 from qhub_spawner.slurm.capacity import Node
 from qhub_spawner.slurm.jobs import Job, JobEnding, Queue
 from qhub_spawner.slurm.script import Submission
+
+
+@dataclass(frozen=True)
+class Cancellation:
+    """One job to cancel, or some tasks of a job array.
+
+    `name` must be the job's, or it is left alone. Without `tasks` a job array is cancelled whole.
+    """
+
+    job_id: int
+    name: str
+    tasks: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,47 @@ class Door(ABC):
 
         A job that is already over, or another job that now has the id, is left alone.
         """
+
+    @abstractmethod
+    async def task_endings(
+        self, array_ids: Collection[int]
+    ) -> Mapping[int, Mapping[int, JobEnding]]:
+        """Return what accounting says of the tasks of job arrays, by the array's id and the task.
+
+        A task that was cancelled while it waited may be missing, or stand as waiting for ever.
+
+        Raises:
+            AccountingSilentError: The cluster keeps no accounting.
+        """
+
+    @abstractmethod
+    async def array(self, array_id: int) -> Sequence[Job]:
+        """Return the lines that the controller itself has of a job array; none if it is gone."""
+
+    @abstractmethod
+    async def cancel_many(self, user: str, jobs: Sequence[Cancellation]) -> None:
+        """Cancel jobs and tasks of `user` in as few calls as the transport allows.
+
+        Those that are over, or have another name, are left alone.
+        """
+
+    async def read_log(self, user: str, cluster: str, name: str, most_bytes: int) -> str | None:
+        """Return the end of what a part of a Dask cluster of `user` has written.
+
+        Args:
+            user: The account whose home it is in.
+            cluster: The cluster's name.
+            name: ``scheduler``, or a worker's name.
+            most_bytes: How much of it, at most 1 MiB.
+
+        Returns:
+            The text, or ``None`` if there is none.
+
+        Raises:
+            SlurmRejectedError: This transport reads no files, or not these.
+        """
+        del user, cluster, name, most_bytes
+        raise SlurmRejectedError("this transport to Slurm reads no files")
 
     @abstractmethod
     async def estimate(self, user: str, submission: Submission) -> datetime | None:

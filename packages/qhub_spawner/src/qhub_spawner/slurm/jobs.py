@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -111,7 +112,9 @@ class Job:
     """One line of the queue: only what Slurm itself writes, but for `name`.
 
     Times are aware UTC; ``None`` where Slurm has none. `priority` is Slurm's integer
-    priority, `walltime_seconds` the limit, `cpus` the total over all nodes.
+    priority, `walltime_seconds` the limit, `cpus` the total over all nodes. Of a job array,
+    `job_id` is the array's, and `tasks` those that the line stands for: one that has been
+    started, or all that wait.
     """
 
     job_id: int
@@ -131,6 +134,7 @@ class Job:
     node_list: str = ""
     batch_host: str = ""
     cluster: str | None = None
+    tasks: tuple[range, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +161,7 @@ class Queue:
     taken: datetime
     jobs: tuple[Job, ...]
     by_name: Mapping[str, Job] = field(init=False, repr=False)
+    _of_arrays: Mapping[int, _Array] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Index by name; where a name stands twice, the job that is not over counts."""
@@ -167,6 +172,22 @@ class Queue:
                 if other is None or (other.state.over and not job.state.over):
                     index[job.name] = job
         object.__setattr__(self, "by_name", MappingProxyType(index))
+        object.__setattr__(self, "_of_arrays", _arrays(self.jobs))
+
+    def task_of(self, array_id: int, name: str, task: int) -> Job | None:
+        """Return the line that task `task` of the array stands in, if the array has that name.
+
+        Tasks that wait share one line. Of an array that was cancelled while it waited, Slurm shows
+        one line without tasks; it stands for those that have none of their own.
+        """
+        array = self._of_arrays.get(array_id)
+        if array is None:
+            return None
+        found = array.started.get(task)
+        if found is None:
+            waits = (job for job in array.waiting if any(task in each for each in job.tasks))
+            found = next(waits, array.cancelled)
+        return found if found is not None and found.name == name else None
 
     def job_of(self, name: str, user: str, job_id: int | None = None) -> Job | None:
         """Return the job of that id and name, or of that user and name while the id is unknown.
@@ -180,8 +201,73 @@ class Queue:
         return next(same, None)
 
 
+@dataclass(slots=True)
+class _Array:
+    started: dict[int, Job] = field(default_factory=dict)
+    waiting: list[Job] = field(default_factory=list)
+    cancelled: Job | None = None
+
+
+def _arrays(jobs: Iterable[Job]) -> dict[int, _Array]:
+    """Sort the lines of qhub's arrays; a line of many tasks stays one."""
+    found: dict[int, _Array] = defaultdict(_Array)
+    for job in jobs:
+        if not job.name.startswith(NAME_PREFIX):
+            continue
+        if not job.tasks:
+            if job.state.over:
+                found[job.job_id].cancelled = job
+        elif len(job.tasks) == 1 and len(job.tasks[0]) == 1:
+            found[job.job_id].started[job.tasks[0][0]] = job
+        else:
+            found[job.job_id].waiting.append(job)
+    return dict(found)
+
+
 def _is(job: Job, user: str, job_id: int | None) -> bool:
     return job.user == user if job_id is None else job.job_id == job_id
+
+
+# ---- tasks of an array ----------------------------------------------------
+
+_TASKS = re.compile(
+    r"(?P<first>[0-9]{1,7})(?:-(?P<last>[0-9]{1,7})(?::(?P<step>[1-9][0-9]{0,6}))?)?"
+)
+
+
+def read_tasks(text: str) -> tuple[range, ...]:
+    """Read the tasks of an array as Slurm prints them (man sbatch, ``--array``).
+
+    >>> read_tasks("4,6-9%2")
+    (range(4, 5), range(6, 10))
+
+    Raises:
+        ValueError: They are not of that form, or cut.
+    """
+    ranges = []
+    for part in text.partition("%")[0].split(","):
+        match = _TASKS.fullmatch(part)
+        if match is None:
+            msg = f"tasks {shown(text)}: expected tasks of a job array, as 0-3,7"
+            raise ValueError(msg)
+        last = int(match["last"] or match["first"])
+        ranges.append(range(int(match["first"]), last + 1, int(match["step"] or 1)))
+    return tuple(ranges)
+
+
+def write_tasks(tasks: Collection[int]) -> str:
+    """Write tasks as Slurm reads them.
+
+    >>> write_tasks({4, 7, 8, 6})
+    '4,6-8'
+    """
+    runs: list[list[int]] = []
+    for task in sorted(set(tasks)):
+        if runs and task == runs[-1][1] + 1:
+            runs[-1][1] = task
+        else:
+            runs.append([task, task])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
 # ---- names ----------------------------------------------------------------

@@ -19,16 +19,17 @@ from typing import Any
 from qhub_spawner.access import Limits
 from qhub_spawner.quantities import Duration
 from qhub_spawner.slurm.capacity import Node, parse_gres
-from qhub_spawner.slurm.jobs import GarbledAnswerError, Job, JobEnding, JobState
+from qhub_spawner.slurm.jobs import GarbledAnswerError, Job, JobEnding, JobState, read_tasks
 
 SEPARATOR = "|"
-# man squeue 22.05, --format: id, state, reason, user, partition, nodes, cpus, priority, gres,
-# submit, start, end, time limit, node list, batch host; the name comes last.
-_QUEUE_FIELDS = "%A|%T|%r|%u|%P|%D|%C|%Q|%b|%V|%S|%e|%l|%N|%B|%j"
+# man squeue 22.05, --format: id (of an array with its tasks), state, reason, user, partition,
+# nodes, cpus, priority, gres, submit, start, end, time limit, node list, batch host; name last.
+_QUEUE_FIELDS = "%i|%T|%r|%u|%P|%D|%C|%Q|%b|%V|%S|%e|%l|%N|%B|%j"
 _QUEUE_WIDTH = _QUEUE_FIELDS.count(SEPARATOR) + 1
 _KEPT_RECORDS = 16_384
 # man sacct 22.05, --format
 ACCOUNTING_FIELDS = "JobIDRaw,State,ExitCode,End,NodeList"
+TASK_FIELDS = ACCOUNTING_FIELDS.replace("JobIDRaw", "JobID")
 # man sinfo 22.05, --Format with a suffix for each field
 NODE_FIELDS = (
     "NodeList:|,NodeAddr:|,Partition:|,StateLong:|,CPUsState:|,Memory:|,AllocMem:|,"
@@ -107,8 +108,9 @@ def _queue_job(record: str, cluster: str | None) -> Job:
     if len(fields) != _QUEUE_WIDTH:
         raise GarbledAnswerError("squeue", record)
     try:
+        job_id, tasks = _id_and_tasks(fields[0])
         return Job(
-            job_id=int(fields[0]),
+            job_id=job_id,
             state=JobState.parse(fields[1]),
             reason="" if fields[2] in _NOTHING else fields[2],
             user=fields[3],
@@ -125,9 +127,22 @@ def _queue_job(record: str, cluster: str | None) -> Job:
             batch_host="" if fields[14] in _NOTHING else fields[14],
             name=fields[15],
             cluster=cluster,
+            tasks=tasks,
         )
     except ValueError as error:
         raise GarbledAnswerError("squeue", record) from error
+
+
+# 4711, one task of an array 4711_3, those that wait 4711_[4,6-9%2], a part of a job 4711+1
+_JOB_ID = re.compile(r"([0-9]+)(?:\+[0-9]+)?(?:_(?:([0-9]+)|\[([^]]*)\]))?")
+
+
+def _id_and_tasks(text: str) -> tuple[int, tuple[range, ...]]:
+    match = _JOB_ID.fullmatch(text)
+    if match is None:
+        raise ValueError(text)
+    tasks = match[2] or match[3]
+    return int(match[1]), read_tasks(tasks) if tasks else ()
 
 
 def _count(text: str) -> int:
@@ -201,6 +216,31 @@ def parse_accounting(text: str) -> dict[int, JobEnding]:
         # a requeued job stands several times, the newest last
         endings[ending.job_id] = ending
     return endings
+
+
+def parse_task_endings(text: str) -> dict[int, dict[int, JobEnding]]:
+    """Read what sacct says of job arrays, with `TASK_FIELDS`: by the array's id and the task.
+
+    Accounting has a line for each task that was started, and one for those that wait; tasks that
+    were cancelled one by one while they waited never have a line of their own.
+
+    Raises:
+        GarbledAnswerError: A line is not of that form.
+    """
+    found: dict[int, dict[int, JobEnding]] = defaultdict(dict)
+    for line in text.splitlines():
+        # 4711_3|CANCELLED by 1000|0:15|1763700000|cn01
+        if not line:
+            continue
+        first, separator, rest = line.partition(SEPARATOR)
+        try:
+            array_id, tasks = _id_and_tasks(first)
+        except ValueError as error:
+            raise GarbledAnswerError("sacct", line) from error
+        ending = parse_accounting(f"{array_id}{separator}{rest}")[array_id]
+        for task in (task for each in tasks for task in each):
+            found[array_id][task] = ending
+    return dict(found)
 
 
 def parse_nodes(text: str) -> list[Node]:

@@ -11,9 +11,11 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
 
@@ -67,10 +69,12 @@ class Watch:
     `job` is the job as last seen, and stays while answers fail; `ending` is set once, by Slurm's
     own word. `since` is when the job was known to exist, by the monotonic clock: only a queue
     asked for later can miss it. `over_since` is when the queue first said that it is over.
+    With `task` it is that task of a job array, and `job_id` the array's.
     """
 
     name: str
     user: str
+    task: int | None = None
     job_id: int | None = None
     since: float | None = None
     over_since: float | None = None
@@ -78,6 +82,23 @@ class Watch:
     job: Job | None = None
     ending: JobEnding | None = None
     on_end: Callable[[], None] | None = None
+
+    @property
+    def key(self) -> tuple[str, int | None]:
+        """What makes it one among others."""
+        return self.name, self.task
+
+    def seen_in(self, queue: Queue) -> Job | None:
+        """Return the line of `queue` that tells of it."""
+        if self.task is None:
+            return queue.job_of(self.name, self.user, self.job_id)
+        if self.job_id is None:
+            # the reply to the submission was lost: any line of the array tells its id
+            line = queue.job_of(self.name, self.user)
+            if line is None:
+                return None
+            self.exists(line.job_id)
+        return queue.task_of(self.job_id or 0, self.name, self.task)
 
     def exists(self, job_id: int) -> None:
         """Note that Slurm has taken the job."""
@@ -100,27 +121,33 @@ class Poller:
         self._asked_at = 0.0
         self._not_before = 0.0
         self._accounting_failures = 0
-        self._watches: dict[str, Watch] = {}
+        self._watches: dict[tuple[str, int | None], Watch] = {}
+        self._names: Counter[str] = Counter()
         self._ticked = asyncio.Event()
         self._wake = asyncio.Event()
         self._refreshing: asyncio.Task[bool] | None = None
 
     # ---- who is watched ----
 
-    def watch(self, name: str, user: str) -> Watch:
-        """Watch the job `name` of `user`, from now on."""
-        watch = self._watches.setdefault(name, Watch(name, user))
+    def watch(self, name: str, user: str, task: int | None = None) -> Watch:
+        """Watch the job `name` of `user`, or one task of it, from now on."""
+        watch = self._watches.get((name, task))
+        if watch is None:
+            watch = self._watches[name, task] = Watch(name, user, task)
+            self._names[name] += 1
         self._wake.set()
         return watch
 
     def forget(self, watch: Watch | None) -> None:
         """Watch no longer."""
-        if watch is not None:
-            self._watches.pop(watch.name, None)
+        if watch is not None and self._watches.pop(watch.key, None) is not None:
+            self._names[watch.name] -= 1
+            if not self._names[watch.name]:
+                del self._names[watch.name]
 
     def watches(self, name: str) -> bool:
         """Whether some server of this hub owns the job `name`."""
-        return name in self._watches
+        return name in self._names
 
     def hurry(self, watch: Watch, pace: Pace) -> None:
         """Set how soon `watch` needs answers."""
@@ -232,7 +259,7 @@ class Poller:
         self.queue = queue
         over, missing = [], []
         for watch in list(self._watches.values()):
-            job = queue.job_of(watch.name, watch.user, watch.job_id)
+            job = watch.seen_in(queue)
             if job is not None:
                 watch.job = job
                 if watch.job_id is None:
@@ -249,11 +276,11 @@ class Poller:
 
     async def _confirm(self, over: list[Watch], missing: list[Watch]) -> None:
         """Ask accounting about jobs that are over (for details) or missing (whether they are)."""
-        ids = {watch.job_id for watch in (*over, *missing) if watch.job_id is not None}
-        endings, answered, kept = {}, True, True
+        every = [watch for watch in (*over, *missing) if watch.job_id is not None]
+        endings: dict[tuple[int, int | None], JobEnding] = {}
+        answered, kept = True, True
         try:
-            self.queries += 1
-            endings = dict(await self.door.endings(ids))
+            endings = await self._endings(every)
             self._accounting_failures = 0
         except AccountingSilentError:
             kept = False
@@ -263,13 +290,49 @@ class Poller:
             if self._accounting_failures in {1, 10, 100}:
                 self.log.warning("Slurm's accounting gives no answer: %s", error)
         for watch in over:
-            self._over(watch, endings.get(watch.job_id or 0), awaited=answered and kept)
+            ending = endings.get((watch.job_id or 0, watch.task))
+            self._over(watch, ending, awaited=answered and kept)
+        arrays: dict[int, Queue | None] = {}
         for watch in missing:
-            ending = endings.get(watch.job_id or 0)
+            ending = endings.get((watch.job_id or 0, watch.task))
             if ending is not None and ending.state.over:
                 self._end(watch, ending)
+            elif answered and watch.task is not None:
+                await self._task_gone(watch, arrays)
             elif answered and await self._gone(watch):
                 self._end(watch, JobEnding(watch.job_id or 0, JobState.UNKNOWN, exit_status=1))
+
+    async def _endings(self, watches: Iterable[Watch]) -> dict[tuple[int, int | None], JobEnding]:
+        """Return what accounting says: one question for jobs, one for job arrays."""
+        jobs = {watch.job_id for watch in watches if watch.job_id and watch.task is None}
+        arrays = {watch.job_id for watch in watches if watch.job_id and watch.task is not None}
+        found: dict[tuple[int, int | None], JobEnding] = {}
+        if jobs:
+            self.queries += 1
+            endings = await self.door.endings(jobs)
+            found |= {(job_id, None): ending for job_id, ending in endings.items()}
+        if arrays:
+            self.queries += 1
+            for array_id, tasks in (await self.door.task_endings(arrays)).items():
+                found |= {(array_id, task): ending for task, ending in tasks.items()}
+        return found
+
+    async def _task_gone(self, watch: Watch, arrays: dict[int, Queue | None]) -> None:
+        """End a task that the controller, asked once for its whole array, does not have either.
+
+        A task that was cancelled while it waited leaves no trace, not even in accounting.
+        """
+        array_id = watch.job_id or 0
+        if array_id not in arrays:
+            try:
+                self.queries += 1
+                lines = tuple(await self.door.array(array_id))
+                arrays[array_id] = Queue(datetime.now(UTC), lines)
+            except SlurmUnavailableError:
+                arrays[array_id] = None
+        lines_of_array = arrays[array_id]
+        if lines_of_array is not None and watch.seen_in(lines_of_array) is None:
+            self._end(watch, JobEnding(array_id, JobState.CANCELLED))
 
     def _over(self, watch: Watch, ending: JobEnding | None, *, awaited: bool) -> None:
         """Take the end that the queue tells of, in accounting's words where it has them."""

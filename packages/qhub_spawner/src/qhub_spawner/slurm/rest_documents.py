@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from qhub_spawner.errors import SlurmRejectedError, SlurmUnavailableError, shown
 from qhub_spawner.slurm.capacity import Node, parse_gres
-from qhub_spawner.slurm.jobs import GarbledAnswerError, Job, JobEnding, JobState
+from qhub_spawner.slurm.jobs import GarbledAnswerError, Job, JobEnding, JobState, read_tasks
 from qhub_spawner.slurm.parsing import NOT_HEARD, Association, parse_json, walltime_seconds
 from qhub_spawner.slurm.script import Submission
 
@@ -99,6 +99,8 @@ def job_description(submission: Submission) -> dict[str, Any]:
             **submission.environment,
         },
     }
+    if submission.array_size is not None:
+        job["array"] = f"0-{submission.array_size - 1}"
     for option, value in submission.options.items():
         if option in _FLAGS:
             field, fixed = _FLAGS[option]
@@ -209,8 +211,11 @@ def _moment(value: object) -> datetime | None:
 def job_of(row: Row) -> Job:
     """Read one job of ``GET …/jobs``."""
     minutes = row.get("time_limit")
+    tasks = _tasks_of(row)
     return Job(
-        job_id=int(row["job_id"]),
+        # each task that was started has a number of its own; the array's is what all share
+        job_id=int(row["array_job_id"] if tasks else row["job_id"]),
+        tasks=tasks,
         state=JobState.parse(str(row["job_state"])),
         name=str(row.get("name") or ""),
         user=str(row.get("user_name") or ""),
@@ -227,6 +232,27 @@ def job_of(row: Row) -> Job:
         node_list=str(row.get("nodes") or ""),
         batch_host=str(row.get("batch_host") or ""),
     )
+
+
+def _tasks_of(row: Row) -> tuple[range, ...]:
+    task = row.get("array_task_id")
+    if row.get("array_job_id") and isinstance(task, int):
+        return (range(task, task + 1),)
+    text = str(row.get("array_task_string") or "")
+    return read_tasks(text) if text else ()
+
+
+def task_endings_of(row: Row) -> tuple[int, tuple[int, ...], JobEnding, str]:
+    """Read one job of an array: the array's id, the tasks it stands for, and as `ending_of`."""
+    array = row.get("array") or {}
+    task, waiting = array.get("task_id"), array.get("task")
+    if isinstance(task, int):
+        tasks: tuple[int, ...] = (task,)
+    else:
+        # tasks that wait, as the bits of a number: "0x3F0" are 4 to 9
+        bits = int(waiting, 16) if isinstance(waiting, str) and waiting else 0
+        tasks = tuple(each for each in range(bits.bit_length()) if bits >> each & 1)
+    return int(array.get("job_id") or row["job_id"]), tasks, *ending_of(row)
 
 
 def ending_of(row: Row) -> tuple[JobEnding, str]:

@@ -10,7 +10,8 @@ import json
 import os
 import pwd
 import time
-from collections.abc import Collection, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
 from qhub_spawner.access import Limits
 from qhub_spawner.errors import SlurmRejectedError, SlurmUnavailableError, SubmitUnknownError
 from qhub_spawner.slurm.capacity import Node
-from qhub_spawner.slurm.door import AccountingSilentError, Door, Machines
+from qhub_spawner.slurm.door import AccountingSilentError, Cancellation, Door, Machines
 from qhub_spawner.slurm.jobs import Job, JobEnding, JobState, Queue
 from qhub_spawner.slurm.parsing import limits_of
 from qhub_spawner.slurm.rest_documents import (
@@ -37,6 +38,7 @@ from qhub_spawner.slurm.rest_documents import (
     nodes_of,
     partition_of,
     rows,
+    task_endings_of,
     unsupported_options,
 )
 from qhub_spawner.slurm.script import Submission
@@ -119,6 +121,52 @@ class RestDoor(Door):
         every = await asyncio.gather(*(one(job_id) for job_id in job_ids))
         # a requeued job stands several times, the newest last
         return {ending.job_id: ending for each in every for ending in each}
+
+    async def task_endings(
+        self, array_ids: Collection[int]
+    ) -> Mapping[int, Mapping[int, JobEnding]]:
+        """Ask accounting: ``GET /slurmdb/VERSION/job/ID`` for each array, one after the other."""
+        found: dict[int, dict[int, JobEnding]] = defaultdict(dict)
+        for array_id in array_ids:
+            answer = await self._get(f"/slurmdb/{{version}}/job/{array_id}", accounting=True)
+            for own, tasks, ending, by in rows(answer, "jobs", task_endings_of):
+                told = await self._with_status(ending, by)
+                found[own].update(dict.fromkeys(tasks, told))
+        return dict(found)
+
+    async def array(self, array_id: int) -> Sequence[Job]:
+        """Ask for the one array: ``GET /slurm/VERSION/job/ID``."""
+        try:
+            answer = await self._get(f"/slurm/{{version}}/job/{array_id}")
+        except SlurmRejectedError as error:
+            if _NO_SUCH_JOB in str(error):
+                return ()
+            raise SlurmUnavailableError(str(error)) from error
+        return tuple(rows(answer, "jobs", job_of))
+
+    async def cancel_many(self, user: str, jobs: Sequence[Cancellation]) -> None:
+        """``DELETE /slurm/VERSION/job/ID`` for a whole job or array, ``…/ID_TASK`` for a task.
+
+        Eight at a time, each array looked at once whether the id still is that job's.
+        """
+        gate = asyncio.Semaphore(8)
+
+        async def one(path: str) -> None:
+            async with gate:
+                try:
+                    await self._request("DELETE", f"/slurm/{{version}}/job/{path}", user)
+                except SlurmRejectedError as error:
+                    if _NO_SUCH_JOB not in str(error) and "already" not in str(error).lower():
+                        raise SlurmUnavailableError(str(error)) from error
+
+        for job in jobs:
+            lines = await self.array(job.job_id)
+            if all(line.name != job.name for line in lines):
+                continue
+            if job.tasks is None:
+                await one(str(job.job_id))
+            else:
+                await asyncio.gather(*(one(f"{job.job_id}_{task}") for task in job.tasks))
 
     async def _with_status(self, ending: JobEnding, cancelled_by: str) -> JobEnding:
         """Add the uid of who cancelled it, and the exit status that 22.05 leaves out here."""

@@ -36,6 +36,7 @@ class Submission:
         options: sbatch's long options without dashes; ``None`` for a flag.
         script: The batch script; no secrets.
         environment: The job's whole environment; secret, never in ``repr``.
+        array_size: How many tasks, 0 to one less, if it is a job array.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Submission:
     options: Mapping[str, str | None]
     script: str
     environment: Mapping[str, str] = field(repr=False)
+    array_size: int | None = None
 
     @property
     def arguments(self) -> list[str]:

@@ -1,0 +1,74 @@
+"""What the bodies of requests may be: dask-gateway's routes trust theirs. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from qhub_spawner.errors import shown
+
+__all__ = ["MOST_WORKERS", "problem_with"]
+
+MOST_WORKERS = 100_000
+"""More than this no cluster can be asked to have, whatever the limits."""
+
+
+def problem_with(route: str, body: bytes) -> str | None:
+    """Say what is wrong with a body; ``None`` if nothing is.
+
+    Args:
+        route: As `qhub_gateway.metrics.route_of` names it.
+        body: As it came.
+    """
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        return "The body is not JSON."
+    if not isinstance(data, Mapping):
+        return "The body must be an object."
+    if route == "clusters":
+        return _of_options(data)
+    if route == "clusters/:name/scale":
+        return _of_number("count", data.get("count"))
+    if route == "clusters/:name/adapt":
+        return _of_adapting(data)
+    if route == "clusters/:name/heartbeat":
+        return _of_heartbeat(data)
+    return None
+
+
+def _of_options(data: Mapping[str, Any]) -> str | None:
+    options = data.get("cluster_options")
+    if options is None or isinstance(options, Mapping):
+        return None
+    return f"cluster_options: {shown(options)} is not an object with a value for each option."
+
+
+def _of_number(name: str, value: object) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_WORKERS:
+        return None
+    return f"{name}: {shown(value)} is not a whole number from 0 to {MOST_WORKERS}."
+
+
+def _of_adapting(data: Mapping[str, Any]) -> str | None:
+    for name in ("minimum", "maximum"):
+        value = data.get(name)
+        problem = None if value is None else _of_number(name, value)
+        if problem is not None:
+            return problem
+    active = data.get("active", True)
+    return (
+        None if isinstance(active, bool) else f"active: {shown(active)} is neither true nor false."
+    )
+
+
+def _of_heartbeat(data: Mapping[str, Any]) -> str | None:
+    for name in ("api_address", "scheduler_address", "dashboard_address"):
+        if not isinstance(data.get(name), str):
+            return f"{name}: {shown(data.get(name))} is not a text."
+    for name in ("active_workers", "closing_workers", "closed_workers"):
+        value = data.get(name)
+        if not isinstance(value, list) or not all(isinstance(each, str | int) for each in value):
+            return f"{name}: {shown(value)} is not a list of names."
+    return _of_number("count", data.get("count"))

@@ -1,0 +1,58 @@
+"""What is configured of Kubernetes for a gateway: a hub's own settings, and a few more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, ClassVar
+
+from traitlets import Dict, Int
+
+from qhub_gateway.kubernetes_manifest import MANAGER, Place
+from qhub_spawner.kubernetes.backend import KubernetesBackend
+
+
+class GatewayKubernetes(KubernetesBackend):
+    """One namespace as a gateway sees it, by one watch for all clusters.
+
+    What ``c.KubernetesBackend`` and ``c.KubeSpawner`` say of people's servers holds for their
+    schedulers and workers: the same lines serve the hub and the gateway.
+    """
+
+    manager: ClassVar[str] = MANAGER
+    owner: ClassVar[str] = "cluster"
+
+    scheduler_pool = Dict(
+        config=True,
+        help="""
+        Nodes for schedulers, which should not be taken away while their workers may be:
+        ``node_selector``, ``tolerations``, ``affinity`` and ``priority_class``, as in a profile's
+        ``kubernetes`` block, in the place of the profile's. Default: empty, so that schedulers go
+        where the profile's servers go, but never to the spot pool.
+
+        Example: ``c.GatewayKubernetes.scheduler_pool = {"node_selector": {"pool": "core"}}``
+        """,
+    )
+    parallel_requests = Int(
+        16,
+        min=1,
+        config=True,
+        help="""
+        How many pods are created at once. Default: 16, which makes about 200 pods a second.
+        """,
+    )
+
+    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - as every Configurable
+        """Read the configuration; nothing is asked of Kubernetes before `open`."""
+        super().__init__(**kwargs)
+        self.on_record: Callable[[], Collection[str]] = frozenset
+
+    def recorded(self) -> set[str]:
+        """Return the names of all jobs that the gateway's database knows."""
+        return set(self.on_record())
+
+    @property
+    def place(self) -> Place:
+        """What it adds to every pod."""
+        return Place(
+            gateway_id=self.hub_id, settings=self.settings, scheduler_pool=self.scheduler_pool
+        )

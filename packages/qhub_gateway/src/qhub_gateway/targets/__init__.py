@@ -1,0 +1,1 @@
+"""Where clusters run: Slurm, Kubernetes, or beside the gateway."""

@@ -1,0 +1,1 @@
+"""The hub service with the page of clusters, and behind it their dashboards."""

@@ -1,0 +1,60 @@
+"""Dask clusters beside the gateway, from the stock client of dask-gateway."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_gateway_slurm import AGAIN, NEW, STOP
+from tests.systems.dask_client import run_client
+from tests.systems.gateway import GatewaySystem
+from tests.systems.processes import wait_until
+
+
+@pytest.fixture
+def gateway() -> Iterator[GatewaySystem]:
+    """A gateway whose clusters are processes; afterwards none is left."""
+    folder = Path(tempfile.mkdtemp(prefix="qhub-gateway-"))
+    made = GatewaySystem(folder)
+    made.start()
+    yield made
+    made.api("DELETE", "clusters/none", "alice")
+    made.stop()
+    shutil.rmtree(folder)
+
+
+def processes(gateway: GatewaySystem) -> set[int]:
+    """Return the processes of all clusters of a gateway."""
+    mark = f"{gateway.folder}/local".encode()
+    return {
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/environ")
+        if mark in _read(path)
+    }
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_a_cluster(gateway: GatewaySystem) -> None:
+    """New, computed on, taken up by another gateway, gone: and no process is left."""
+    name = run_client(gateway, NEW, workers=2)
+    before = processes(gateway)
+    assert before
+    gateway.gateway.signal(signal.SIGKILL)
+    wait_until(lambda: not gateway.gateway.running, 10, "the end of the gateway")
+    gateway.start()
+    assert run_client(gateway, AGAIN, name=name) == 6
+    assert before <= processes(gateway)
+    run_client(gateway, STOP, name=name)
+    wait_until(lambda: not processes(gateway), 60, "the end of every process")
+    assert (gateway.folder / "local" / name).stat().st_mode & 0o777 == 0o700

@@ -1,0 +1,160 @@
+"""The client finds the gateway by itself; what is rendered for Dask's own client is read by it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import dask.config
+import pytest
+import yaml
+from dask_gateway import Gateway as DaskClient
+
+import qhub_gateway
+from qhub_gateway.client import Gateway, KeycloakAuth, addresses_of
+from qhub_gateway.configuration import Addresses, client_yaml, environment
+from qhub_gateway.errors import QHubGatewayError
+
+HUB = Addresses("https://hub.example.org/gateway", "hub.example.org:8786")
+
+
+@pytest.fixture(autouse=True)
+def nothing_configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Only what a test says of the environment and of Dask's configuration."""
+    for name in ("JUPYTERHUB_API_TOKEN", "JUPYTERHUB_PUBLIC_HUB_URL", "QHUB_GATEWAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    with dask.config.set({"gateway.address": None, "gateway.auth.type": "basic"}):
+        yield
+
+
+async def made(client: type = Gateway, *arguments: Any, **named: Any) -> Any:
+    """Return a client that has opened nothing."""
+    return client(*arguments, asynchronous=True, loop=None, **named)
+
+
+def configured(found: Any) -> Any:
+    """Configure Dask as if its own files held this."""
+    return dask.config.set({"gateway": dask.config.merge(dask.config.config, found)["gateway"]})
+
+
+def sent(gateway: Any) -> dict[str, str]:
+    """Return the headers by which it says who asks."""
+    return dict(gateway.auth.pre_request(SimpleNamespace(status=401))[0])
+
+
+async def test_inside_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the variables of a server, nothing has to be said."""
+    for name, value in environment(HUB).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "abc")
+    gateway = await made()
+    assert gateway.address == "https://hub.example.org/gateway"
+    assert gateway.proxy_address == "gateway://hub.example.org:8786"
+    assert sent(gateway) == {"Authorization": "jupyterhub abc"}
+
+
+async def test_a_stock_client_inside_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask's own client reads the same variables of a server, without a file."""
+    monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "abc")
+    found = dask.config.collect_env(environment(HUB))
+    with configured(found):
+        gateway = await made(DaskClient)
+    assert gateway.address == "https://hub.example.org/gateway"
+    assert gateway.proxy_address == "gateway://hub.example.org:8786"
+    assert sent(gateway) == {"Authorization": "jupyterhub abc"}
+
+
+async def test_beside_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only the hub's address is known, the gateway is beside it."""
+    monkeypatch.setenv("JUPYTERHUB_PUBLIC_HUB_URL", "https://hub.example.org/hub/")
+    gateway = await made(token="abc")
+    assert gateway.address == "https://hub.example.org/gateway"
+
+
+async def test_from_a_laptop() -> None:
+    """Address and token may be given; the token shows nowhere."""
+    gateway = await made(Gateway, "https://hub.example.org/gateway/", token="secret-token")
+    assert gateway.address == "https://hub.example.org/gateway"
+    assert "secret-token" not in repr(gateway) + repr(vars(gateway))
+
+
+async def test_as_configured_in_dask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Dask's configuration says is taken as Dask's client takes it."""
+    monkeypatch.setenv("WHERE", "other.example.org")
+    monkeypatch.setenv("QHUB_GATEWAY_ADDRESS", "https://hub.example.org/gateway")
+    with dask.config.set({"gateway.address": "https://{WHERE}/gateway"}):
+        gateway = await made(token="abc")
+    assert gateway.address == "https://other.example.org/gateway"
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({}, "not known where the gateway is"),
+        ({"QHUB_GATEWAY_ADDRESS": "https://h/gateway"}, "not known who asks"),
+    ],
+)
+async def test_what_is_missing_is_said(
+    variables: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an address, or without a token, it says what to do."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(QHubGatewayError, match=words):
+        await made()
+
+
+def test_nothing_is_guessed() -> None:
+    """What is no address of a hub is not taken for one."""
+    with pytest.raises(QHubGatewayError):
+        addresses_of({"JUPYTERHUB_PUBLIC_HUB_URL": "/hub/"})
+
+
+def test_a_service() -> None:
+    """A service's token is asked for anew for each request, and never shown."""
+    tokens = iter(["one", "two"])
+    auth = KeycloakAuth(lambda: next(tokens))
+    answer = SimpleNamespace(status=401)
+    assert auth.pre_request(answer)[0] == {"Authorization": "Bearer one"}
+    assert auth.pre_request(answer)[0] == {"Authorization": "Bearer two"}
+    assert "three" not in repr(KeycloakAuth("three"))
+
+
+async def test_a_file_for_dask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask's client reads the rendered file, and fills in nothing where we wrote braces."""
+    options = {"profile": "gen{x}eral", "options": {"size": "b{i}g"}, "worker_cores": 2}
+    text = client_yaml(HUB, options=options)
+    monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "abc")
+    with configured(yaml.safe_load(text)):
+        gateway = await made(DaskClient)
+        assert gateway._config_cluster_options() == options
+    assert gateway.proxy_address == "gateway://hub.example.org:8786"
+    assert sent(gateway) == {"Authorization": "jupyterhub abc"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ("ftp://hub/gateway",),
+        ("https://hub/gateway\nauth: x",),
+        ("https://{JUPYTERHUB_API_TOKEN}.evil.example",),
+        ("",),
+        ("https://hub/gateway", "hub"),
+        ("https://hub/gateway", "{HOME}:1"),
+        ("https://hub/gateway", "hub:1", "javascript:alert(1)"),
+    ],
+)
+def test_what_is_no_address(values: tuple[str, ...]) -> None:
+    """What is no address, or would be filled in by a client, is refused when it is configured."""
+    with pytest.raises(QHubGatewayError, match="is not an address"):
+        Addresses(*values)
+
+
+def test_loaded_on_first_use() -> None:
+    """The package offers the client by name, and nothing else that is not there."""
+    assert qhub_gateway.Gateway is Gateway
+    with pytest.raises(AttributeError):
+        _ = qhub_gateway.nothing
+    assert asyncio.iscoroutinefunction(made)
