@@ -34,6 +34,7 @@ SYSTEMS = {
     "slurm": ({"slurm", "cluster", "command-line", "rest"}, {"slurm"}),
     "kubernetes": ({"kubernetes"}, {"kubernetes"}),
     "auth": ({"keycloak"}, {"auth", "keycloak"}),
+    "gateway": ({"gateway"}, {"gateway"}),
 }
 
 
