@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,6 +83,13 @@ def missing(system: str, error: Exception) -> None:
     if REQUIRED:
         pytest.fail(message)
     pytest.skip(message)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_signal_held_back() -> Iterator[None]:
+    """No module leaves signals blocked: processes of later tests would not end by them."""
+    yield
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,7 @@ def stage() -> Iterator[Any]:
     """Keycloak, Slurm, Kubernetes and one hub, as the demo brings them up; alice, bob and others came in."""
     if os.geteuid() != 0:
         missing("Slurm and Kubernetes", SystemUnavailableError("they need root"))
+    held_back = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         with keycloak_stage(None, "both", STAGES["both"]) as stage:
             for name in ("alice", "bob", "carol", "dave"):
@@ -52,6 +54,9 @@ def stage() -> Iterator[Any]:
             yield stage
     except SystemUnavailableError as error:
         missing("Keycloak with Slurm and Kubernetes", error)
+    finally:
+        # a demo that ends lets no signal disturb it, and what it starts then inherits that
+        signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
 
 
 @pytest.fixture(scope="module")

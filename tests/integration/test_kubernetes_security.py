@@ -124,6 +124,11 @@ def pods_by_owner(hub: KubernetesHub) -> dict[tuple[str, str], dict[str, Any]]:
     return found
 
 
+def pod_of(hub: KubernetesHub, person: str) -> dict[str, Any]:
+    """The pod of somebody whose server is being started."""
+    return wait_until(lambda: pods_by_owner(hub).get((person, "")), 60, f"the pod of {person}")
+
+
 def start(hub: KubernetesHub, name: str, server: str = "", body: object = None) -> Answer:
     """Ask for a server, with the name as one part of the address.
 
@@ -310,8 +315,12 @@ def test_server_names(hub: KubernetesHub) -> None:
     for joined in ("alice--a", "alice-a"):
         hub.add_user(joined)
         assert start(hub, joined).status in {201, 202}
-    pods = pods_by_owner(hub)
     assert started
+    pods = wait_until(
+        lambda: (found := pods_by_owner(hub)) and len(found) == len(started) + 2 and found,
+        60,
+        "a pod for each",
+    )
     assert sorted(pods) == sorted(
         [*(("alice", name) for name in started), ("alice--a", ""), ("alice-a", "")]
     )
@@ -363,7 +372,7 @@ def test_images(hub: KubernetesHub) -> None:
             assert "image" in answer.json["message"].lower(), (what, answer.text)
             continue
         assert answer.status in {201, 202}, (what, answer.text)
-        pod = pods_by_owner(hub)["alice", ""]
+        pod = pod_of(hub, "alice")
         container = server_container(pod)
         assert container.pop("image") == text
         shape, names, shared, *rest = neutral(pod, "alice")
@@ -372,7 +381,7 @@ def test_images(hub: KubernetesHub) -> None:
         assert (shape, names, shared, rest) == before
         seen[what] = text
         hub.stop_server("alice")
-        wait_until(lambda: not hub.pods(), 30, "the pod gone", poll_seconds=0.1)
+        wait_until(lambda: not hub.pods(), 60, "the pod gone", poll_seconds=0.1)
         hub.wait_stopped("alice")
     assert "plain" in seen
     odd = [text for text in seen.values() if not re.fullmatch(r"[A-Za-z0-9._:/@-]+", text)]
@@ -384,11 +393,16 @@ def test_two_people_of_one_pod_name(kubernetes: Any, user_bin: Path) -> None:
     lines = CONFIG.format(profiles=PROFILES, label=LABEL)
     lines += 'c.KubeSpawner.pod_name_template = "jupyter-everybody"\n'
     lines += 'c.KubernetesBackend.hub_id = "alike"\n'
+    # a refusal is waited for, and a pod that waits for a node for as long
+    lines += (
+        'c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 10, "slow_stop_timeout": 0.2}\n'
+    )
     made = KubernetesHub(kubernetes, profiles=lines)
     with made:
         for name in ("alice", "bob"):
             made.add_user(name)
         assert start(made, "alice").status in {201, 202}
+        pod_of(made, "alice")
         pods = pods_by_owner(made)
         assert list(pods) == [("alice", "")]
         answer = start(made, "bob")
