@@ -138,7 +138,8 @@ def page(
 
 def _service(name: str, api_token: str, run: Run | None) -> dict[str, Any]:
     """Return the gateway as a service of the hub."""
-    service: dict[str, Any] = {"name": name}
+    # no page for people: theirs is that of clusters
+    service: dict[str, Any] = {"name": name, "display": False}
     if api_token:
         service["api_token"] = api_token
     if run is not None:
