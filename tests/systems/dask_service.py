@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shutil
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from .gateway import KUBERNETES
 from .hub import HubSystem
+from .kubernetes import USER_IMAGE
 from .processes import Ports, wait_until
 
 NAME = "dask-gateway"
@@ -47,6 +51,30 @@ configure.gateway(
 )
 configure.page(c, address={url!r}, url="http://127.0.0.1:{page_port}", config_file={page!r})
 """
+
+
+def on_kubernetes(
+    cluster: Any, namespace: str, folder: Path, account: str
+) -> tuple[str, dict[str, str]]:
+    """Give a gateway an account with its Role; returns lines of configuration and its environment.
+
+    Args:
+        cluster: A running Kubernetes system.
+        namespace: Where pods run.
+        folder: Where its kubeconfig is put.
+        account: Of this machine, which reads it.
+    """
+    from qhub_spawner.kubernetes import rights
+
+    given = cluster.service_account_kubeconfig(namespace, "gateway")
+    site = rights.Site(namespace=namespace, gateway_account="gateway")
+    cluster.apply(*rights.manifests(site))
+    kubeconfig = folder / "gateway-kubeconfig"
+    shutil.copy(given, kubeconfig)
+    kubeconfig.chmod(0o400)
+    shutil.chown(kubeconfig, account)
+    lines = KUBERNETES.format(namespace=namespace, image=USER_IMAGE)
+    return lines, {"KUBECONFIG": str(kubeconfig)}
 
 
 @dataclass
