@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from batchspawner import SlurmSpawner
+from dask_gateway_server.app import DaskGateway
 from jupyterhub.app import JupyterHub
 from jupyterhub.auth import Authenticator
 from jupyterhub.crypto import CryptKeeper
@@ -32,6 +33,13 @@ from qhub_auth.identities import Identities
 from qhub_auth.realm import RealmModel, render
 from qhub_auth.settings import Keycloak
 from qhub_auth.sync_service import GroupSync
+from qhub_gateway.api import Api
+from qhub_gateway.auth import HubAuthenticator
+from qhub_gateway.backend import QHubGatewayBackend
+from qhub_gateway.cluster_config import QHubClusterConfig
+from qhub_gateway.kubernetes_config import GatewayKubernetes
+from qhub_gateway.people import People
+from qhub_gateway.web.service import WebService
 from qhub_spawner.catalogue import load
 from qhub_spawner.commands import DOOR, _parser
 from qhub_spawner.idle import IdleRule
@@ -56,12 +64,16 @@ FENCE = re.compile(
     r"^(?P<indent> *)```(?P<kind>[a-z]+)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
 )
 CLASSES: tuple[type[Any], ...] = (
+    Api,
     Authenticator,
     CryptKeeper,
     Folders,
+    DaskGateway,
     ForwardAuth,
+    GatewayKubernetes,
     GenericOAuthenticator,
     GroupSync,
+    HubAuthenticator,
     Identities,
     IdleRule,
     JupyterHub,
@@ -70,9 +82,13 @@ CLASSES: tuple[type[Any], ...] = (
     KubernetesBackend,
     KubeSpawner,
     LocalBackend,
+    People,
+    QHubClusterConfig,
+    QHubGatewayBackend,
     QHubSpawner,
     SlurmBackend,
     SlurmSpawner,
+    WebService,
     Spawner,
 )
 # Where the commands that are not ours come from.
