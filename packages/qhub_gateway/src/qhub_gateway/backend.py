@@ -32,6 +32,7 @@ from qhub_gateway.errors import (
     LimitReachedError,
     QHubGatewayError,
     RequestRefusedError,
+    StopUnconfirmedError,
     TargetSilentError,
 )
 from qhub_gateway.heartbeats import Heartbeats
@@ -46,6 +47,7 @@ from qhub_gateway.stopping import Stopping
 from qhub_gateway.targets.target import WORKER_NAME, ClusterSpec, State, Target
 from qhub_spawner.launch import default_hub_id
 
+_FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 10.0
 _MOST_LOG_BYTES = 2**20
 _LEAVING_AFTER = "QHUB_GATEWAY_LEAVING_AFTER"
@@ -147,6 +149,7 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
         self.api = Api(self)
         self.targets: dict[str, Target] = {}
         self._opened = asyncio.Event()
+        self._pauses: dict[str, float] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     records: Records
@@ -319,7 +322,16 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
     async def reconcile_cluster(self, cluster: Cluster) -> None:
         """Bring a cluster nearer to what it shall be."""
         await self._opened.wait()
-        await super().reconcile_cluster(cluster)
+        try:
+            await super().reconcile_cluster(cluster)
+        except (StopUnconfirmedError, TargetSilentError) as error:
+            # asked again, after a pause that grows: its target is silent, or has no room now
+            pause = self._pauses.get(cluster.name, _FIRST_PAUSE_SECONDS)
+            self._pauses[cluster.name] = min(_LONGEST_PAUSE_SECONDS, 2 * pause)
+            self.log.warning("cluster %s waits: %s", cluster.name, error)
+            self.queue.put_after(cluster, pause)
+        else:
+            self._pauses.pop(cluster.name, None)
 
     async def _cluster_to_submitted(self, cluster: Cluster) -> None:
         try:
