@@ -144,6 +144,10 @@ def test_a_cluster(
     (secret,) = secrets_in(kubernetes, gateway)
     (owner,) = secret["metadata"]["ownerReferences"]
     assert pods()[owner["name"]]["metadata"]["labels"]["qhub.dev/role"] == "scheduler"
+    policies = f"/apis/networking.k8s.io/v1/namespaces/{gateway.namespace}/networkpolicies"
+    assert secret["metadata"]["name"] in {
+        each["metadata"]["name"] for each in kubernetes.request("GET", policies)["items"]
+    }
     before = set(pods())
     client.ask("cluster.scale(1)")
     wait_until(lambda: len(pods()) == 2, SECONDS, "two pods")

@@ -17,6 +17,7 @@ NEEDED = {
     ("", "pods/log", "get"),
     *(("", "events", verb) for verb in ("list", "watch")),
     *(("", "secrets", verb) for verb in ("create", "delete")),
+    *(("networking.k8s.io", "networkpolicies", verb) for verb in ("create", "delete")),
 }
 
 

@@ -118,7 +118,8 @@ class MemoryKubernetes:
         self.after("DELETE", kind, name)
         return there
 
-    async def delete_all(self, kind: str, _namespace: str, labels: str) -> None:
+    async def delete_all(self, kind: str, _namespace: str, labels: str, *, grace: int) -> None:
+        del grace
         await self._ask("DELETE", f"{kind}?", labels)
         for found in [name for (of, name) in self.objects if of == kind]:
             if _selects(labels, self.objects[kind, found]["metadata"].get("labels", {})):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
-from traitlets import Dict, Int
+from traitlets import Bool, Dict, Int
 
 from qhub_gateway.kubernetes_manifest import MANAGER, Place
 from qhub_spawner.kubernetes.backend import KubernetesBackend
@@ -30,6 +30,15 @@ class GatewayKubernetes(KubernetesBackend):
         where the profile's servers go, but never to the spot pool.
 
         Example: ``c.GatewayKubernetes.scheduler_pool = {"node_selector": {"pool": "core"}}``
+        """,
+    )
+    isolate = Bool(
+        True,
+        config=True,
+        help="""
+        Whether each cluster has a NetworkPolicy, by which its pods reach one another and no other
+        cluster's do, whose dashboards ask nobody. Who else comes in is said by the policies that
+        ``qhub-spawner manifests`` prints: without those, turn it off. Default: True.
         """,
     )
     parallel_requests = Int(
