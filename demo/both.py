@@ -59,7 +59,7 @@ def both_stage(port: int | None, entrance: Entrance | None = None) -> Iterator[S
             environment={MARK: str(slurm.run_folder)},
             rights=SEEN,
         )
-        pods, environment = on_kubernetes(cluster, NAMESPACE, run_folder, HUB_USER)
+        pods = on_kubernetes(cluster, NAMESPACE, run_folder, HUB_USER)
         DaskService(
             run_folder / "dask",
             backends=("slurm", "kubernetes"),
@@ -68,7 +68,7 @@ def both_stage(port: int | None, entrance: Entrance | None = None) -> Iterator[S
             host=cluster.host_address,
             account=HUB_USER,
             config=slurm_lines(hub) + pods + lines,
-            environment=environment,
+            environment={MARK: str(run_folder)},
         ).join(hub)
         entrance.opened(hub)
         with entrance.known(run_folder / "who"), running(hub):

@@ -64,7 +64,7 @@ def kubernetes_stage(port: int | None, entrance: Entrance | None = None) -> Iter
             environment={MARK: str(cluster.run_folder)},
             rights=SEEN,
         )
-        lines, environment = on_kubernetes(cluster, NAMESPACE, cluster.run_folder, HUB_USER)
+        lines = on_kubernetes(cluster, NAMESPACE, cluster.run_folder, HUB_USER)
         DaskService(
             cluster.run_folder / "dask",
             backends=("kubernetes",),
@@ -73,7 +73,7 @@ def kubernetes_stage(port: int | None, entrance: Entrance | None = None) -> Iter
             host=cluster.host_address,
             account=HUB_USER,
             config=lines + LINES + SHARED,
-            environment=environment,
+            environment={MARK: str(cluster.run_folder)},
         ).join(hub)
         entrance.opened(hub)
         with running(hub):

@@ -49,14 +49,18 @@ configure.gateway(
     public_address=c.JupyterHub.bind_url.rstrip("/") + "/services/{name}",
     run=configure.Run({gateway!r}, url={address!r}, environment={environment!r}),
 )
-configure.page(c, address={url!r}, url="http://127.0.0.1:{page_port}", config_file={page!r})
+configure.page(
+    c,
+    address={url!r},
+    url="http://127.0.0.1:{page_port}",
+    config_file={page!r},
+    environment={environment!r},
+)
 """
 
 
-def on_kubernetes(
-    cluster: Any, namespace: str, folder: Path, account: str
-) -> tuple[str, dict[str, str]]:
-    """Give a gateway an account with its Role; returns lines of configuration and its environment.
+def on_kubernetes(cluster: Any, namespace: str, folder: Path, account: str) -> str:
+    """Give a gateway an account with its Role; returns lines of its configuration.
 
     Args:
         cluster: A running Kubernetes system.
@@ -73,8 +77,8 @@ def on_kubernetes(
     shutil.copy(given, kubeconfig)
     kubeconfig.chmod(0o400)
     shutil.chown(kubeconfig, account)
-    lines = KUBERNETES.format(namespace=namespace, image=USER_IMAGE)
-    return lines, {"KUBECONFIG": str(kubeconfig)}
+    lines = f'import os\n\nos.environ["KUBECONFIG"] = "{kubeconfig}"\n'
+    return lines + KUBERNETES.format(namespace=namespace, image=USER_IMAGE)
 
 
 @dataclass
@@ -89,7 +93,7 @@ class DaskService:
         host: This machine's address, as clusters and notebooks reach it.
         account: The hub's; ours when None.
         config: More lines of the gateway's configuration.
-        environment: More of the gateway's environment.
+        environment: More of the environment of both.
     """
 
     folder: Path
