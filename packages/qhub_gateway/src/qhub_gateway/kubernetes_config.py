@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 from traitlets import Bool, Dict, Int
 
 from qhub_gateway.kubernetes_manifest import MANAGER, Place
+from qhub_spawner.errors import ConfigurationError, Problem
 from qhub_spawner.kubernetes.backend import KubernetesBackend
+from qhub_spawner.profiles import Profile
 
 
 class GatewayKubernetes(KubernetesBackend):
@@ -54,6 +56,18 @@ class GatewayKubernetes(KubernetesBackend):
         """Read the configuration; nothing is asked of Kubernetes before `open`."""
         super().__init__(**kwargs)
         self.on_record: Callable[[], Collection[str]] = frozenset
+
+    def check(self, profiles: tuple[Profile, ...]) -> None:
+        """See `KubernetesBackend.check`: there must be one namespace for all, too."""
+        super().check(profiles)
+        if self.namespace is None:
+            problem = Problem(
+                "c.KubeSpawner.enable_user_namespaces",
+                "True",
+                "clusters need one namespace for all",
+                "False, and c.KubeSpawner.namespace, in the gateway's own configuration",
+            )
+            raise ConfigurationError([problem])
 
     def recorded(self) -> set[str]:
         """Return the names of all jobs that the gateway's database knows."""
