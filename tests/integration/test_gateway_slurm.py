@@ -109,7 +109,7 @@ c.QHubGatewayBackend.worker_start_timeout = 600
 
 def profiles() -> list[dict[str, Any]]:
     """Small jobs; some that end soon; and some of two nodes with everything Slurm may be told."""
-    common = {"cpu": 1, "memory": "200 MiB", "environment": {"prefix": str(dask_environment())}}
+    common = {"cpu": 1, "memory": "300 MiB", "environment": {"prefix": str(dask_environment())}}
     wide = {"account": "research", "qos": "short", "constraint": "general", "partition": "general"}
     return [
         {**common, "slug": "small", "display_name": "Small", "walltime": "1h", "slurm": {}},

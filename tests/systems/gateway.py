@@ -244,7 +244,7 @@ class GatewaySystem:
 
 
 def _profiles(*, slurm: bool, kubernetes: bool) -> list[dict[str, Any]]:
-    common = {"cpu": 1, "memory": "200 MiB", "environment": {"prefix": str(dask_environment())}}
+    common = {"cpu": 1, "memory": "300 MiB", "environment": {"prefix": str(dask_environment())}}
     job = {**common, "walltime": "1h", "slurm": {"partition": "general"}}
     pod = {
         "cpu": 1,
