@@ -48,7 +48,8 @@ class GatewayKubernetes(KubernetesBackend):
         min=1,
         config=True,
         help="""
-        How many pods are created at once. Default: 16, which makes about 200 pods a second.
+        How many requests of its own are under way at once while pods are made and ended. Default:
+        16, which is little for an API server, and makes dozens of pods a second.
         """,
     )
 
