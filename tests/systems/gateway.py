@@ -198,9 +198,10 @@ class GatewaySystem:
         for daemon in (self.proxy, self.gateway):
             daemon.wait_ready()
         # the proxy asks the gateway for its routes, from time to time until it answers
-        wait_until(self._answers, 60, "the gateway behind its proxy")
+        wait_until(self.answers, 60, "the gateway behind its proxy")
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether clients are answered, through the proxy."""
         # with another authenticator nobody is let in by a password
         accepted = {HTTPStatus.OK, HTTPStatus.UNAUTHORIZED}
         try:
@@ -210,9 +211,13 @@ class GatewaySystem:
 
     def stop(self) -> None:
         """End both; clusters go on."""
+        self.stop_parts()
+        self.ports.release()
+
+    def stop_parts(self) -> None:
+        """End both, to be started again."""
         self.gateway.end()
         self.proxy.end()
-        self.ports.release()
 
     def api(self, method: str, path: str, user: str, body: Any = None) -> tuple[int, Any]:
         """Ask the gateway's API as `user`; returns the status and the JSON.

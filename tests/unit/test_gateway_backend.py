@@ -420,6 +420,26 @@ async def test_another_gateway(
         backend.queue = WorkQueue()
 
 
+async def test_a_target_is_gone(
+    backend: SmallBackend, target: ScriptedTarget, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A gateway whose administrator took a target away says what that leaves alone, and begins."""
+    cluster = await backend.running(1)
+    await backend.shut()
+    another = SmallBackend(target, tmp_path)
+    another.make_targets = dict  # type: ignore[method-assign,assignment]
+    another.log.propagate = True
+    try:
+        await another.open()
+        text = f"cluster {cluster.name} can be neither followed nor ended: this gateway has no"
+        assert text in caplog.text
+        assert another.db.get_cluster(cluster.name).target == JobStatus.RUNNING
+        assert another.state_of(another.db.get_cluster(cluster.name)) == UNKNOWN
+    finally:
+        await another.shut()
+        backend.queue = WorkQueue()
+
+
 async def test_the_database_is_locked(
     backend: SmallBackend, target: ScriptedTarget, tmp_path: Path
 ) -> None:
