@@ -16,11 +16,13 @@ DEADLINE_SECONDS = 180
 
 # What a notebook or a script does, in a process that has done it before.
 _HEAD = """
-import json, os, sys, time
+import gc, json, os, sys, time
 from distributed import Client
 from distributed.security import Security
 from dask_gateway import BasicAuth, Gateway
 
+# dask_gateway's finalizer waits for its loop: for ever, if the collector runs it in that loop
+gc.disable()
 given = json.loads(sys.stdin.readline())
 parts = []
 

@@ -17,7 +17,7 @@ import asyncio
 import random
 import signal
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -232,7 +232,10 @@ class Bench:
         try:
             await self._until(lambda: not self.side.jobs(), "end of every job")
         except NotReadyError as error:
-            print(str(error).partition("\n")[0], flush=True)
+            reasons = self.side.slurm.run(
+                ["squeue", "-h", "-r", "-o", "%T: %r"]
+            ).stdout.splitlines()
+            print(f"{str(error).splitlines()[0]}; {Counter(reasons)}", flush=True)
         self.outcome.all_gone = time.monotonic() - began
         self.outcome.left = len(self.side.jobs())
 
