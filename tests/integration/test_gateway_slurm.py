@@ -122,6 +122,13 @@ def profiles() -> list[dict[str, Any]]:
         },
         {
             **common,
+            "slug": "few",
+            "display_name": "Few",
+            "walltime": "10 min",
+            "slurm": {"qos": "short"},
+        },
+        {
+            **common,
             "slug": "wide",
             "display_name": "Wide",
             "walltime": "10 min",
@@ -318,6 +325,22 @@ def test_all_that_slurm_is_told(
     finally:
         end_all(slurm, gateway, lasting[1])
         slurm.run(["scontrol", "delete", "reservation=course"])
+
+
+def test_no_more_jobs(
+    slurm: Any, gateway: GatewaySystem, lasting: tuple[StayingClient, str]
+) -> None:
+    """Where a QOS lets a person have three jobs a cluster has two workers, and more when it may."""
+    limit = ["sacctmgr", "-i", "modify", "qos", "short", "set"]
+    slurm.run([*limit, "MaxSubmitJobsPerUser=3"])
+    try:
+        name = run_client(gateway, NEW, workers=3, wait_for=2, options={"profile": "few"})
+        wait_until(lambda: f"workers of cluster {name} wait" in gateway.log(), SECONDS, "a refusal")
+        assert len(squeue(slurm)) == 3
+    finally:
+        slurm.run([*limit, "MaxSubmitJobsPerUser=-1"])
+    wait_until(lambda: len(squeue(slurm)) == 4, SECONDS, "the third worker")
+    assert run_client(gateway, AGAIN, name=name) == 6
 
 
 def test_replaced_in_time(slurm: Any, lasting: tuple[StayingClient, str]) -> None:

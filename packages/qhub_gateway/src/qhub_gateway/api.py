@@ -157,7 +157,11 @@ class Api(LoggingConfigurable):
             wanted=cluster.count,
             started=cluster.start_time / _MILLISECONDS,
             now=time.time(),
-            words=str((cluster.state or {}).get("words") or short.get(cluster.name, "")),
+            words=str(
+                (cluster.state or {}).get("words")
+                or short.get(cluster.name)
+                or backend.records.words.get(cluster.name, "")
+            ),
             dashboard=f"/clusters/{cluster.name}/status" if cluster.dashboard_address else None,
         )
 

@@ -411,7 +411,9 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
         """Make the workers that are missing, in one transaction and few submissions."""
         if cluster.worker_start_failure_count >= self.worker_start_failure_limit:
             count = cluster.worker_start_failure_count
-            self.judging.fail(cluster, f"its workers failed to start {count} times in a row")
+            why = self.records.words.get(cluster.name)
+            words = f"its workers failed to start {count} times in a row"
+            self.judging.fail(cluster, f"{words}: {why}" if why else words)
             return
         count = self.records.wanted(cluster)
         if self.limiter is not None:
