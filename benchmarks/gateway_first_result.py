@@ -1,184 +1,40 @@
-"""`gateway-first-result`: from a new Dask cluster to its first result, on Slurm.
+"""`gateway-first-result`: from a new Dask cluster to its first result, on Slurm and Kubernetes.
 
-Ours, stock dask-gateway-server with its own Slurm backend, and the floor in turn, one cluster at a
-time. Each of the three has a client that waits with everything imported: the stock client of
-dask-gateway asks for a cluster, for one worker, and for a sum. The floor is the same two jobs by
-sbatch, with the same certificates: a scheduler, a worker as soon as that one listens, and the sum.
+On Slurm ours, stock dask-gateway-server with its own Slurm backend, and the floor in turn, one
+cluster at a time. Each of the three has a client that waits with everything imported: the stock
+client of dask-gateway asks for a cluster, for one worker, and for a sum. The floor is the same two
+jobs by sbatch, with certificates like those: a scheduler, a worker as soon as that one listens, and
+the sum. On Kubernetes (`gateway_pods`) ours and the floor, which is the same two pods.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any
 
 from dask_gateway_server import tls
 
+from tests.systems import kubernetes as kubernetes_systems
+from tests.systems import slurm as slurm_systems
+from tests.systems.kubernetes import KubernetesSystem
 from tests.systems.processes import Ports, wait_until
-from tests.systems.slurm import SlurmSystem, sweep
+from tests.systems.slurm import SlurmSystem
 from tests.systems.userenv import dask_environment
 
-from . import machine
+from . import gateway_pods, machine, report
 from .cluster import with_room
-from .figures import Spread
+from .figures import Spread, ratio
+from .gateway_asker import BY_GATEWAY, BY_HAND, Asker, of_gateway
 from .gateway_sides import Side, Terms, both
-from .spawn import Contest, in_turn, show
+from .spawn import in_turn
 
 USER = "alice"
 RUNS = 10
 PARTITION = "big"
-DEADLINE_SECONDS = 180
-CONTEST = Contest(
-    "gateway-first-result",
-    "stock SlurmBackend",
-    "the two jobs by sbatch, until the sum",
-    ratio_goal=0.8,
-)
-
-# What a notebook or a script does, in a process that has done it before.
-_HEAD = """
-import json, os, sys, time
-from distributed import Client
-from distributed.security import Security
-from dask_gateway import BasicAuth, Gateway
-
-given = json.loads(sys.stdin.readline())
-"""
-_BY_GATEWAY = """
-auth = BasicAuth(given["user"], given["password"])
-client = Gateway(given["url"], proxy_address=given["proxy_address"], auth=auth)
-
-
-def once(line):
-    parts, began = [], time.monotonic()
-    cluster = client.new_cluster(shutdown_on_close=False)
-    parts.append(time.monotonic() - began)
-    cluster.scale(1)
-    dask = cluster.get_client(set_as_default=False)
-    parts.append(time.monotonic() - began)
-    assert dask.submit(sum, [1, 2, 3]).result(timeout=given["seconds"]) == 6
-    parts.append(time.monotonic() - began)
-    dask.close()
-    client.stop_cluster(cluster.name)
-    cluster.close(shutdown=False)
-    return parts
-"""
-_BY_HAND = """
-import subprocess, socket
-
-security = Security(
-    require_encryption=True,
-    tls_ca_file=given["cert"], tls_client_cert=given["cert"], tls_client_key=given["key"],
-)
-
-
-def sbatch(words):
-    done = subprocess.run(
-        given["sbatch"], input="#!/bin/sh\\nexec " + " ".join(words) + "\\n",
-        text=True, capture_output=True, check=True,
-    )
-    return done.stdout.strip()
-
-
-def listens(port):
-    with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) == 0
-
-
-def once(line):
-    port, began = int(line), time.monotonic()
-    jobs = [sbatch([*given["scheduler"], "--port", str(port)])]
-    while not listens(port):
-        time.sleep(0.01)
-    parts = [time.monotonic() - began]
-    address = f"tls://127.0.0.1:{port}"
-    jobs.append(sbatch([*given["worker"], address]))
-    dask = Client(address, security=security, set_as_default=False)
-    parts.append(time.monotonic() - began)
-    assert dask.submit(sum, [1, 2, 3]).result(timeout=given["seconds"]) == 6
-    parts.append(time.monotonic() - began)
-    dask.close()
-    subprocess.run([*given["scancel"], *jobs], check=True)
-    return parts
-"""
-_TAIL = """
-for line in sys.stdin:
-    print("PARTS " + json.dumps(once(line)), flush=True)
-os._exit(0)
-"""
-
-
-class Asker:
-    """A client in a process of its own, which does the same again and again."""
-
-    def __init__(self, script: str, given: Mapping[str, Any], log: Path) -> None:
-        """Start it when the context is entered.
-
-        Args:
-            script: Defines ``once``.
-            given: What the script knows; passwords too, so it goes by standard input.
-            log: Where its complaints go.
-        """
-        self._script = _HEAD + script + _TAIL
-        self._given = json.dumps({**given, "seconds": DEADLINE_SECONDS})
-        self._log = log
-        self._process: subprocess.Popen[str] | None = None
-
-    def __enter__(self) -> Self:
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", self._script],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        self._say(self._given)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        process, *pipes = self._running()
-        process.kill()
-        process.wait()
-        for pipe in pipes:
-            pipe.close()
-
-    def _say(self, line: str) -> None:
-        _, stdin, _ = self._running()
-        stdin.write(line + "\n")
-        stdin.flush()
-
-    def _running(self) -> tuple[subprocess.Popen[str], IO[str], IO[str]]:
-        process = self._process
-        if process is None or process.stdin is None or process.stdout is None:
-            msg = "this client has not been started"
-            raise RuntimeError(msg)
-        return process, process.stdin, process.stdout
-
-    def once(self, line: str = "") -> list[float]:
-        """Return the seconds until the scheduler was there, was connected to, and had the sum.
-
-        Raises:
-            RuntimeError: The client failed; with the end of what it wrote.
-        """
-        self._say(line)
-        for said in self._running()[2]:
-            if said.startswith("PARTS "):
-                parts: list[float] = json.loads(said.removeprefix("PARTS "))
-                return parts
-        msg = f"the client failed:\n{self._log.read_text()[-3000:]}"
-        raise RuntimeError(msg)
+RATIO_GOAL, OVER_FLOOR_GOAL = 0.8, 1.0
 
 
 class Floor:
@@ -248,24 +104,16 @@ def measure(
     floor = Floor(slurm, folder)
     stack.callback(floor.close)
     askers = {
-        kind: stack.enter_context(
-            Asker(
-                _BY_GATEWAY,
-                {
-                    "user": USER,
-                    "password": side.password,
-                    "url": side.url,
-                    "proxy_address": side.proxy_address,
-                },
-                folder / f"{kind}-client.log",
-            )
-        )
+        kind: Asker(BY_GATEWAY, of_gateway(side, USER), folder / f"{kind}-client.log")
         for kind, side in sides.items()
     }
-    askers["floor"] = stack.enter_context(Asker(_BY_HAND, floor.given, folder / "floor-client.log"))
+    askers["floor"] = Asker(BY_HAND, floor.given, folder / "floor-client.log")
+    for asker in askers.values():
+        stack.enter_context(asker)
 
     def once(kind: str) -> float:
         parts = askers[kind].once(floor.port() if kind == "floor" else "")
+        askers[kind].end()
         until_empty(slurm)
         words = ", ".join(f"{part:.2f}" for part in parts)
         print(f"{kind}: scheduler, connected, result after {words} s", flush=True)
@@ -281,13 +129,71 @@ def run(*, quick: bool, runs: int | None) -> None:
     """Measure, and print."""
     rounds = runs or (2 if quick else RUNS)
     print(f"gateway-first-result: new cluster to first result, {rounds} runs each in turn")
-    print(machine.described("slurm", "gateway"), flush=True)
-    sweep()
+    print(machine.described("slurm", "kubernetes", "gateway"), flush=True)
+    slurm_systems.sweep()
+    kubernetes_systems.sweep()
     terms = Terms(PARTITION, memory="300 MiB", sleepers=False)
     with (
         SlurmSystem(with_room(20)) as slurm,
         both(slurm, terms) as sides,
         ExitStack() as stack,
     ):
-        seconds = measure(slurm, sides, stack, rounds)
-    show(CONTEST, {kind: Spread.of(values) for kind, values in seconds.items()}, rounds)
+        jobs = measure(slurm, sides, stack, rounds)
+    with KubernetesSystem() as cluster, ExitStack() as stack:
+        pods = gateway_pods.measure(cluster, stack, rounds)
+    show(_spreads(jobs), _spreads(pods), rounds)
+
+
+def _spreads(seconds: Mapping[str, list[float]]) -> dict[str, Spread]:
+    return {kind: Spread.of(values) for kind, values in seconds.items()}
+
+
+def show(jobs: Mapping[str, Spread], pods: Mapping[str, Spread], runs: int) -> None:
+    """Print the table and the last line."""
+    names = {"ours": "qhub", "stock": "stock SlurmBackend", "floor": "floor: by hand"}
+    rows = [
+        (f"{where}: {names[kind]}", *(f"{value:.2f} s" for value in (of.median, of.least, of.most)))
+        for where, spreads in (("Slurm", jobs), ("Kubernetes", pods))
+        for kind, of in spreads.items()
+    ]
+    print(report.table(("", "median", "least", "most"), rows))
+    ours, stock, floor = (jobs[kind].median for kind in ("ours", "stock", "floor"))
+    over = {"Slurm": ours - floor, "Kubernetes": pods["ours"].median - pods["floor"].median}
+    met = {
+        "of stock": ratio(ours, stock) <= RATIO_GOAL,
+        **{where: seconds <= OVER_FLOOR_GOAL for where, seconds in over.items()},
+    }
+    print(
+        f"of stock: {ratio(ours, stock):.2f} (goal: at most {RATIO_GOAL}, "
+        f"{report.verdict(met['of stock'])}; the floor is {ratio(floor, stock):.2f} of it)"
+    )
+    for where, seconds in over.items():
+        print(
+            f"over the floor on {where}: {seconds:.2f} s (goal: at most {OVER_FLOOR_GOAL:g} s, "
+            f"{report.verdict(met[where])})"
+        )
+    more = {
+        f"{where}{kind}_{end}": getattr(of, name)
+        for where, spreads in (("", jobs), ("kubernetes_", pods))
+        for kind, of in spreads.items()
+        for end, name in (("min", "least"), ("max", "most"))
+    }
+    print(
+        report.last_line(
+            "gateway-first-result",
+            ours=ours,
+            other=stock,
+            ratio=ratio(ours, stock),
+            floor=floor,
+            runs=runs,
+            more={
+                "unit": "seconds, medians",
+                "over_floor_seconds": over["Slurm"],
+                "kubernetes_ours": pods["ours"].median,
+                "kubernetes_floor": pods["floor"].median,
+                "kubernetes_over_floor_seconds": over["Kubernetes"],
+                **more,
+                "goals_met": all(met.values()),
+            },
+        )
+    )

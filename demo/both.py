@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.systems.both_hub import BothHub
+from tests.systems.dask_service import DaskService, on_kubernetes
 from tests.systems.kubernetes_hub import offer_folder
 from tests.systems.slurm import HUB_USER
 from tests.systems.userenv import user_environment
@@ -24,8 +25,8 @@ from .kubernetes import (
     watch_hint,
 )
 from .local import MARK
-from .slurm import slurm_running
-from .stage import Stage, need_root, running, say
+from .slurm import slurm_lines, slurm_running
+from .stage import DASK_HINT, Stage, clusters_hint, need_root, running, say
 
 HOMES = Path("/home")
 
@@ -58,6 +59,17 @@ def both_stage(port: int | None, entrance: Entrance | None = None) -> Iterator[S
             environment={MARK: str(slurm.run_folder)},
             rights=SEEN,
         )
+        pods = on_kubernetes(cluster, NAMESPACE, run_folder, HUB_USER)
+        DaskService(
+            run_folder / "dask",
+            backends=("slurm", "kubernetes"),
+            profiles=profiles,
+            python=user_environment() / "bin" / "python",  # at the same place in the image
+            host=cluster.host_address,
+            account=HUB_USER,
+            config=slurm_lines(hub) + pods + lines,
+            environment={MARK: str(run_folder)},
+        ).join(hub)
         entrance.opened(hub)
         with entrance.known(run_folder / "who"), running(hub):
             yield Stage(
@@ -66,9 +78,12 @@ def both_stage(port: int | None, entrance: Entrance | None = None) -> Iterator[S
                 people=entrance.people,
                 password=entrance.password,
                 check_profiles=("general", "container"),
+                cluster_profiles={"general": "", "container": ""},
                 hints=(
                     "Log in as alice, and in a private window as bob: each is offered their own.",
                     "Save a notebook on one cluster, and open it on the other.",
+                    DASK_HINT,
+                    clusters_hint(hub.url),
                     f"Watch the jobs: SLURM_CONF={slurm.slurm_conf} squeue",
                     watch_hint(cluster),
                     f"The list is {profiles}: change it and reload the page.",

@@ -52,8 +52,8 @@ except ImportError:
     from dask_gateway import Gateway
 
 def where():
-    import os, platform, pwd
-    return [pwd.getpwuid(os.getuid()).pw_name, os.environ.get("SLURM_JOB_ID", ""), platform.node()]
+    import os, platform
+    return [os.getuid(), os.environ.get("SLURM_JOB_ID", ""), platform.node()]
 
 cluster = Gateway().new_cluster(shutdown_on_close=False, **{options!r})
 cluster.scale({workers})
@@ -243,9 +243,9 @@ def _cluster(
     except (RuntimeError, TimeoutError, ValueError) as error:
         raise CheckFailedError(f"a Dask cluster from the notebook failed: {error!r}") from error
     seconds = time.monotonic() - began
-    accounts = {account for account, _, _ in found["workers"]}
-    if accounts != {said["account"]}:
-        raise CheckFailedError(f"workers run as {accounts}, the notebook as {said['account']!r}")
+    numbers = {number for number, _, _ in found["workers"]}
+    if numbers != {said["uid"]}:
+        raise CheckFailedError(f"workers run with uids {numbers}, the notebook with {said['uid']}")
     if bool(said["SLURM_JOB_ID"]) != all(job for _, job, _ in found["workers"]):
         raise CheckFailedError(f"the workers are elsewhere than the notebook: {found['workers']}")
     _end_cluster(stage, visitor, found["name"])

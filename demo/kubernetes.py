@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.systems.dask_service import DaskService, on_kubernetes
 from tests.systems.kubernetes import KubernetesSystem
 from tests.systems.kubernetes import sweep as sweep_kubernetes
 from tests.systems.kubernetes_hub import RESTRICTED, KubernetesHub, offer_folder
@@ -17,7 +18,7 @@ from tests.systems.userenv import user_environment
 from .entrance import Entrance, SharedPassword
 from .identities import Identity, of_member
 from .local import MARK, processes_of
-from .stage import Stage, let_it_end, need_root, running, say
+from .stage import DASK_HINT, Stage, clusters_hint, let_it_end, need_root, running, say
 
 HERE = Path(__file__).resolve().parent
 NAMESPACE = "people"
@@ -63,6 +64,17 @@ def kubernetes_stage(port: int | None, entrance: Entrance | None = None) -> Iter
             environment={MARK: str(cluster.run_folder)},
             rights=SEEN,
         )
+        lines = on_kubernetes(cluster, NAMESPACE, cluster.run_folder, HUB_USER)
+        DaskService(
+            cluster.run_folder / "dask",
+            backends=("kubernetes",),
+            profiles=profiles,
+            python=user_environment() / "bin" / "python",  # at the same place in the image
+            host=cluster.host_address,
+            account=HUB_USER,
+            config=lines + LINES + SHARED,
+            environment={MARK: str(cluster.run_folder)},
+        ).join(hub)
         entrance.opened(hub)
         with running(hub):
             yield Stage(
@@ -71,9 +83,13 @@ def kubernetes_stage(port: int | None, entrance: Entrance | None = None) -> Iter
                 people=entrance.people,
                 password=entrance.password,
                 check_profiles=("gpu",),
+                # there are two GPUs, of which the server has one
+                cluster_profiles={"gpu": "small"},
                 hints=(
                     "Log in as alice, and in a private window as bob: each is offered their own.",
                     *entrance.hints,
+                    DASK_HINT,
+                    clusters_hint(hub.url),
                     watch_hint(cluster),
                     "Delete one with kubectl, and see what its person is told.",
                     f"The list is {profiles}: change it and reload the page.",

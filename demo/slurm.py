@@ -49,6 +49,7 @@ def slurm_stage(port: int | None, entrance: Entrance | None = None) -> Iterator[
             python=user_environment() / "bin" / "python",
             account=HUB_USER,
             config=slurm_lines(hub),
+            environment={MARK: str(run_folder)},
         ).join(hub)
         entrance.opened(hub)
         with entrance.known(run_folder / "who"), running(hub):

@@ -16,7 +16,7 @@ author = "qhub contributors"
 copyright = "2026, qhub contributors"  # noqa: A001 - Sphinx asks for this name
 release = version = version_of("qhub-spawner")
 
-extensions = ["myst_parser", "traits", "json_schema", "routes"]
+extensions = ["myst_parser", "traits", "json_schema", "routes", "members"]
 exclude_patterns = ["adr/template.md"]
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3

@@ -28,6 +28,7 @@ CLUSTER = (
     r"clusters showed and stopped it; "
 )
 IN_JOBS = CLUSTER.format(place=r"job \d+, job \d+")
+IN_PODS = CLUSTER.format(place=r"qhub-[^ ,]+, qhub-[^ ,]+")
 HERE = CLUSTER.format(place=r"[^ ,]+")
 
 
@@ -113,7 +114,7 @@ def test_the_check_on_kubernetes(place: Path) -> None:
     assert re.fullmatch(
         r"ok: alice chose gpu; pod jupyter-alice on node1 in namespace people with 1 GPU was "
         r"ready after [\d.]+ s; its kernel said: 6 x 7 = 42, as alice, Python [\d.]+; "
-        r"stopped in [\d.]+ s",
+        rf"{IN_PODS}stopped in [\d.]+ s",
         line,
     )
     assert left(place) == []
@@ -125,11 +126,13 @@ def test_the_check_on_both(place: Path) -> None:
     if os.geteuid() != 0:
         missing("Slurm and Kubernetes", SystemUnavailableError("they need root"))
     line = last_line_of_check(place, "both")
-    said = r"its kernel said: 6 x 7 = 42, as alice, Python [\d.]+; stopped in [\d.]+ s"
+    said = r"its kernel said: 6 x 7 = 42, as alice, Python [\d.]+; "
+    ended = r"stopped in [\d.]+ s"
     assert re.fullmatch(
         r"ok: alice chose general; job \d+ on cn01 in partition general was ready after [\d.]+ s; "
-        rf"{said}, then chose container; pod jupyter-alice on node1 in namespace people was ready "
-        rf"after [\d.]+ s; {said}; both ran with uid \d+, and it read what general had written",
+        rf"{said}{IN_JOBS}{ended}, then chose container; pod jupyter-alice on node1 in namespace "
+        rf"people was ready after [\d.]+ s; {said}{IN_PODS}{ended}; both ran with uid \d+, and it "
+        r"read what general had written",
         line,
     )
     assert left(place) == []

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.systems.dask_client import StayingClient
+from tests.systems.dask_client import StayingClient, run_client
 from tests.systems.gateway import GatewaySystem
 from tests.systems.kubernetes_hub import RESTRICTED, offer_folder, pods_in
 from tests.systems.processes import wait_until
@@ -51,10 +51,6 @@ SCALE = """
 cluster.scale(values["workers"])
 dask.wait_for_workers(values["workers"], timeout=150)
 answer = sum(dask.gather(dask.map(lambda x: x * x, range(20), pure=False)))
-"""
-STOP = """
-for each in client.list_clusters():
-    client.stop_cluster(each.name)
 """
 SECONDS = 120
 QUOTA = "pods"
@@ -98,7 +94,7 @@ def gateway(kubernetes: Any, folder: Path) -> Iterator[GatewaySystem]:
         made.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def client(gateway: GatewaySystem) -> Iterator[StayingClient]:
     """Alice's notebook."""
     made = StayingClient(gateway)
@@ -107,14 +103,15 @@ def client(gateway: GatewaySystem) -> Iterator[StayingClient]:
 
 
 @pytest.fixture
-def pods(kubernetes: Any, gateway: GatewaySystem, client: StayingClient) -> Iterator[Pods]:
+def pods(kubernetes: Any, gateway: GatewaySystem) -> Iterator[Pods]:
     """Ask for the pods of the namespace; after the test there is none, and no secret."""
 
     def pods() -> dict[str, dict[str, Any]]:
         return pods_in(kubernetes, gateway.namespace)
 
     yield pods
-    client.ask(STOP)
+    for name in gateway.api("GET", "clusters/", "alice")[1]:
+        gateway.api("DELETE", f"clusters/{name}", "alice")
     wait_until(lambda: not pods(), SECONDS, "the end of every pod")
     wait_until(lambda: not secrets_in(kubernetes, gateway), SECONDS, "the end of every secret")
 
@@ -147,6 +144,10 @@ def test_a_cluster(
     (secret,) = secrets_in(kubernetes, gateway)
     (owner,) = secret["metadata"]["ownerReferences"]
     assert pods()[owner["name"]]["metadata"]["labels"]["qhub.dev/role"] == "scheduler"
+    policies = f"/apis/networking.k8s.io/v1/namespaces/{gateway.namespace}/networkpolicies"
+    assert secret["metadata"]["name"] in {
+        each["metadata"]["name"] for each in kubernetes.request("GET", policies)["items"]
+    }
     before = set(pods())
     client.ask("cluster.scale(1)")
     wait_until(lambda: len(pods()) == 2, SECONDS, "two pods")
@@ -231,7 +232,7 @@ def test_no_room(
         used = lambda: kubernetes.request("GET", f"{quotas}/{QUOTA}")["status"].get("hard")  # noqa: E731
         wait_until(used, SECONDS, "a quota that is counted")
         client.ask("client.submit()")
-        wait_until(lambda: "quota allows 0 pods" in words(), SECONDS, "words about the quota")
+        wait_until(lambda: "quota allows no pods" in words(), SECONDS, "words about the quota")
         allow(2)
         client.ask("""
 cluster = client.connect(client.list_clusters()[0].name, shutdown_on_close=False)
@@ -248,9 +249,7 @@ dask.wait_for_workers(1, timeout=150)
         kubernetes.request("DELETE", f"{quotas}/{QUOTA}")
 
 
-def test_image_that_cannot_be_had(
-    gateway: GatewaySystem, client: StayingClient, pods: Pods
-) -> None:
+def test_image_that_cannot_be_had(gateway: GatewaySystem, pods: Pods) -> None:
     """The cluster fails after some patience, in words that name the image."""
     failed = """
 try:
@@ -258,6 +257,6 @@ try:
 except Exception as error:
     answer = str(error)
 """
-    assert "failed to start" in client.ask(failed)
+    assert "failed to start" in run_client(gateway, failed)
     said = "it could not start: the image qhub.test/none:1 cannot be fetched"
     assert said in gateway.log()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.integration.test_gateway_slurm import AGAIN, NEW, STOP
@@ -58,3 +60,23 @@ def test_a_cluster(gateway: GatewaySystem) -> None:
     run_client(gateway, STOP, name=name)
     wait_until(lambda: not processes(gateway), 60, "the end of every process")
     assert (gateway.folder / "local" / name).stat().st_mode & 0o777 == 0o700
+
+
+def test_the_proxy_comes_back(gateway: GatewaySystem) -> None:
+    """A gateway that runs its proxy itself starts another when that ends."""
+    gateway.stop_parts()
+    with (gateway.folder / "config.py").open("a") as file:
+        file.write("c.Proxy.externally_managed = False\n")
+    gateway.gateway.launch()
+    gateway.gateway.wait_ready()
+    wait_until(gateway.answers, 60, "the gateway behind its own proxy")
+    (proxy,) = proxies(gateway)
+    os.kill(proxy, signal.SIGKILL)
+    wait_until(lambda: proxies(gateway) - {proxy}, 60, "another proxy")
+    wait_until(gateway.answers, 60, "the gateway behind it")
+    assert "Proxy process exited unexpectedly" in gateway.log()
+
+
+def proxies(gateway: GatewaySystem) -> set[int]:
+    """Return the proxies that a gateway has started."""
+    return {each.pid for each in psutil.Process(gateway.gateway.pid).children()}

@@ -109,7 +109,7 @@ c.QHubGatewayBackend.worker_start_timeout = 600
 
 def profiles() -> list[dict[str, Any]]:
     """Small jobs; some that end soon; and some of two nodes with everything Slurm may be told."""
-    common = {"cpu": 1, "memory": "200 MiB", "environment": {"prefix": str(dask_environment())}}
+    common = {"cpu": 1, "memory": "300 MiB", "environment": {"prefix": str(dask_environment())}}
     wide = {"account": "research", "qos": "short", "constraint": "general", "partition": "general"}
     return [
         {**common, "slug": "small", "display_name": "Small", "walltime": "1h", "slurm": {}},
@@ -119,6 +119,13 @@ def profiles() -> list[dict[str, Any]]:
             "display_name": "Lasting",
             "walltime": "2 min",
             "slurm": {"partition": "highmem"},
+        },
+        {
+            **common,
+            "slug": "few",
+            "display_name": "Few",
+            "walltime": "10 min",
+            "slurm": {"qos": "short"},
         },
         {
             **common,
@@ -318,6 +325,22 @@ def test_all_that_slurm_is_told(
     finally:
         end_all(slurm, gateway, lasting[1])
         slurm.run(["scontrol", "delete", "reservation=course"])
+
+
+def test_no_more_jobs(
+    slurm: Any, gateway: GatewaySystem, lasting: tuple[StayingClient, str]
+) -> None:
+    """Where a QOS lets a person have three jobs a cluster has two workers, and more when it may."""
+    limit = ["sacctmgr", "-i", "modify", "qos", "short", "set"]
+    slurm.run([*limit, "MaxSubmitJobsPerUser=3"])
+    try:
+        name = run_client(gateway, NEW, workers=3, wait_for=2, options={"profile": "few"})
+        wait_until(lambda: f"workers of cluster {name} wait" in gateway.log(), SECONDS, "a refusal")
+        assert len(squeue(slurm)) == 3
+    finally:
+        slurm.run([*limit, "MaxSubmitJobsPerUser=-1"])
+    wait_until(lambda: len(squeue(slurm)) == 4, SECONDS, "the third worker")
+    assert run_client(gateway, AGAIN, name=name) == 6
 
 
 def test_replaced_in_time(slurm: Any, lasting: tuple[StayingClient, str]) -> None:

@@ -32,19 +32,28 @@ os._exit(0)
 """
 
 
+class ClientFailedError(AssertionError):
+    """A script of a client raised something, or did not end in time."""
+
+
 def run_client(
     gateway: GatewaySystem, script: str, *, user: str = "alice", seconds: float = 120, **values: Any
 ) -> Any:
     """Run a script that has `client` and `values`, and return what it puts into `answer`."""
     given = _given(gateway, user, values)
-    done = subprocess.run(
-        [sys.executable, "-c", _HEAD + script + _TAIL],
-        input=json.dumps(given),
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _HEAD + script + _TAIL],
+            input=json.dumps(given),
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as late:
+        said_so_far = (late.stderr or b"").decode(errors="replace")[-3000:]
+        msg = f"the client did not end in {seconds:g} s:\n{said_so_far}\n{gateway.log()[-3000:]}"
+        raise ClientFailedError(msg) from None
     said = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
     assert said, f"the client failed:\n{done.stderr[-3000:]}\n{gateway.log()[-3000:]}"
     return json.loads(said[-1].removeprefix("ANSWER "))
@@ -71,10 +80,6 @@ for line in sys.stdin:
     print("ANSWER " + json.dumps([failure, answer]), flush=True)
 os._exit(0)
 """
-
-
-class ClientFailedError(AssertionError):
-    """A script of a client that stays raised something."""
 
 
 class StayingClient:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shutil
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from .gateway import KUBERNETES
 from .hub import HubSystem
+from .kubernetes import USER_IMAGE
 from .processes import Ports, wait_until
 
 NAME = "dask-gateway"
@@ -45,8 +49,36 @@ configure.gateway(
     public_address=c.JupyterHub.bind_url.rstrip("/") + "/services/{name}",
     run=configure.Run({gateway!r}, url={address!r}, environment={environment!r}),
 )
-configure.page(c, address={url!r}, url="http://127.0.0.1:{page_port}", config_file={page!r})
+configure.page(
+    c,
+    address={url!r},
+    url="http://127.0.0.1:{page_port}",
+    config_file={page!r},
+    environment={environment!r},
+)
 """
+
+
+def on_kubernetes(cluster: Any, namespace: str, folder: Path, account: str) -> str:
+    """Give a gateway an account with its Role; returns lines of its configuration.
+
+    Args:
+        cluster: A running Kubernetes system.
+        namespace: Where pods run.
+        folder: Where its kubeconfig is put.
+        account: Of this machine, which reads it.
+    """
+    from qhub_spawner.kubernetes import rights
+
+    given = cluster.service_account_kubeconfig(namespace, "gateway")
+    site = rights.Site(namespace=namespace, gateway_account="gateway")
+    cluster.apply(*rights.manifests(site))
+    kubeconfig = folder / "gateway-kubeconfig"
+    shutil.copy(given, kubeconfig)
+    kubeconfig.chmod(0o400)
+    shutil.chown(kubeconfig, account)
+    lines = f'import os\n\nos.environ["KUBECONFIG"] = "{kubeconfig}"\n'
+    return lines + KUBERNETES.format(namespace=namespace, image=USER_IMAGE)
 
 
 @dataclass
@@ -61,7 +93,7 @@ class DaskService:
         host: This machine's address, as clusters and notebooks reach it.
         account: The hub's; ours when None.
         config: More lines of the gateway's configuration.
-        environment: More of the gateway's environment.
+        environment: More of the environment of both.
     """
 
     folder: Path

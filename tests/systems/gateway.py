@@ -198,25 +198,39 @@ class GatewaySystem:
         for daemon in (self.proxy, self.gateway):
             daemon.wait_ready()
         # the proxy asks the gateway for its routes, from time to time until it answers
-        wait_until(self._answers, 60, "the gateway behind its proxy")
+        wait_until(self.answers, 60, "the gateway behind its proxy")
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether clients are answered, through the proxy."""
+        # with another authenticator nobody is let in by a password
+        accepted = {HTTPStatus.OK, HTTPStatus.UNAUTHORIZED}
         try:
-            return self.api("GET", "clusters/", "nobody")[0] == HTTPStatus.OK
+            return self.api("GET", "clusters/", "nobody")[0] in accepted
         except OSError:
             return False
 
     def stop(self) -> None:
         """End both; clusters go on."""
-        self.gateway.end()
-        self.proxy.end()
+        self.stop_parts()
         self.ports.release()
 
+    def stop_parts(self) -> None:
+        """End both, to be started again."""
+        self.gateway.end()
+        self.proxy.end()
+
     def api(self, method: str, path: str, user: str, body: Any = None) -> tuple[int, Any]:
-        """Ask the gateway's API as `user`; returns the status and the JSON."""
+        """Ask the gateway's API as `user`; returns the status and the JSON.
+
+        Args:
+            method: Of the request.
+            path: Of dask-gateway's own API, or ``qhub/…``.
+            user: Anybody.
+            body: Sent as JSON.
+        """
         basic = base64.b64encode(f"{user}:{self.password}".encode()).decode()
         request = urllib.request.Request(
-            f"{self.url}/api/v1/{path}",
+            f"{self.url}/api/{path if path.startswith('qhub/') else f'v1/{path}'}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Basic {basic}", "Content-Type": "application/json"},
@@ -235,7 +249,7 @@ class GatewaySystem:
 
 
 def _profiles(*, slurm: bool, kubernetes: bool) -> list[dict[str, Any]]:
-    common = {"cpu": 1, "memory": "200 MiB", "environment": {"prefix": str(dask_environment())}}
+    common = {"cpu": 1, "memory": "300 MiB", "environment": {"prefix": str(dask_environment())}}
     job = {**common, "walltime": "1h", "slurm": {"partition": "general"}}
     pod = {
         "cpu": 1,

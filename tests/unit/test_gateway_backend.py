@@ -19,7 +19,7 @@ from dask_gateway_server.workqueue import Backoff, WorkQueue
 from sqlalchemy.exc import OperationalError
 
 from qhub_gateway.backend import QHubGatewayBackend
-from qhub_gateway.errors import StartRefusedError, TargetSilentError
+from qhub_gateway.errors import StartRefusedError, TargetFullError, TargetSilentError
 from qhub_gateway.records import ref_of
 from qhub_gateway.targets.target import (
     UNKNOWN,
@@ -50,6 +50,7 @@ class ScriptedTarget(Target):
         self.asked: list[tuple[str, int]] = []
         self.silent = False
         self.refuses = ""
+        self.room, self.certain = 10**6, True
         self.deaf = False
         self.begin = RUNNING
         self.lost: set[str] = set()
@@ -96,6 +97,10 @@ class ScriptedTarget(Target):
             raise TargetSilentError("silence")
         if self.refuses:
             raise StartRefusedError(self.refuses)
+        if what == "workers":
+            taken = sum(state.phase is not Phase.ENDED for state in self.states.values()) - 1
+            if taken + len(refs) > self.room:
+                raise TargetFullError("no more jobs of yours", certain=self.certain)
         for ref in refs:
             self.states[ref] = self.begin
         return [ref.numbered(7) for ref in refs]
@@ -360,6 +365,42 @@ async def test_refused(backend: SmallBackend, target: ScriptedTarget) -> None:
     assert target.asked.count(("scheduler", 1)) == 1
 
 
+async def test_full(
+    backend: SmallBackend, target: ScriptedTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as there is room for, in few submissions; the others come when there is more."""
+    monkeypatch.setattr("qhub_gateway.starting._LONGEST_PAUSE_SECONDS", 0.05)
+    target.room = 5
+    cluster = await backend.running()
+    await backend.beat(cluster, 20)
+    submitted = JobStatus.SUBMITTED
+
+    def there() -> int:
+        return sum(worker.status == submitted for worker in cluster.workers.values())
+
+    await until(lambda: there() == 5)
+    await until(lambda: cluster.name in backend.records.words)
+    assert backend.records.words[cluster.name] == "no more jobs of yours"
+    assert (cluster.target, cluster.worker_start_failure_count) == (JobStatus.RUNNING, 0)
+    asked = [count for what, count in target.asked if what == "workers"]
+    assert asked[:4] == [20, 10, 5, 10]
+    target.room = 100
+    await until(lambda: there() == 20)
+    assert cluster.name not in backend.records.words
+    names = {(ref.name, ref.part) for ref in map(ref_of, cluster.workers.values()) if ref}
+    assert len(names) == 20
+
+
+async def test_never_any_room(backend: SmallBackend, target: ScriptedTarget) -> None:
+    """What may never be taken is tried three times, unless there are others; then why is said."""
+    target.room, target.certain = 0, False
+    cluster = await backend.running()
+    await backend.beat(cluster, 2)
+    await until(lambda: cluster.status == JobStatus.FAILED)
+    words = "its workers failed to start 3 times in a row: no more jobs of yours"
+    assert cluster.state["words"] == words
+
+
 async def test_silence(backend: SmallBackend, target: ScriptedTarget) -> None:
     """A silent target fails nothing: it is asked until it answers, and nothing is twice."""
     target.silent = True
@@ -417,6 +458,26 @@ async def test_another_gateway(
     finally:
         await another.shut()
         # the fixture ends what is ended already
+        backend.queue = WorkQueue()
+
+
+async def test_a_target_is_gone(
+    backend: SmallBackend, target: ScriptedTarget, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A gateway whose administrator took a target away says what that leaves alone, and begins."""
+    cluster = await backend.running(1)
+    await backend.shut()
+    another = SmallBackend(target, tmp_path)
+    another.make_targets = dict  # type: ignore[method-assign,assignment]
+    another.log.propagate = True
+    try:
+        await another.open()
+        text = f"cluster {cluster.name} can be neither followed nor ended: this gateway has no"
+        assert text in caplog.text
+        assert another.db.get_cluster(cluster.name).target == JobStatus.RUNNING
+        assert another.state_of(another.db.get_cluster(cluster.name)) == UNKNOWN
+    finally:
+        await another.shut()
         backend.queue = WorkQueue()
 
 

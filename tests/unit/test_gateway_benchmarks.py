@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("dask_gateway_server")
 
-from benchmarks import gateway_sides, gateway_stand_in
+from benchmarks import gateway_asker, gateway_pods, gateway_sides, gateway_stand_in
 from benchmarks.figures import Calls
 from benchmarks.gateway_busy import Queue
 from benchmarks.gateway_scale import Round, _compared
@@ -168,3 +168,58 @@ def test_stand_in_takes_a_number_from_the_gateway_alone(scheduler: Any, served: 
     assert (scheduler.count, scheduler.changed.is_set()) == (0, False)
     assert ask("secret") == 200
     assert (scheduler.count, scheduler.changed.is_set()) == (3, True)
+
+
+# ---- the floor in pods
+
+WORDS = ["python3", "-m", "distributed.cli.dask_scheduler", "--protocol", "tls", "--port", "0"]
+POD: dict[str, Any] = {
+    "metadata": {
+        "name": "qhub-g1-00ff",
+        "uid": "0c1e",
+        "labels": {"qhub.dev/role": "scheduler"},
+        "annotations": {"qhub.dev/user": "alice"},
+    },
+    "spec": {
+        "nodeName": "node1",
+        "containers": [{"name": "notebook", "args": WORDS, "image": "dask"}],
+        "volumes": [
+            {"name": "qhub-dask", "secret": {"secretName": "qhub-g1-c1", "defaultMode": 0o444}},
+            {"name": "names", "emptyDir": {}},
+        ],
+    },
+    "status": {"podIP": "198.18.0.9"},
+}
+
+
+def test_floor_pod_is_the_same_with_another_secret() -> None:
+    """It runs anywhere, is called otherwise, and is not taken for one of the gateway's."""
+    made = gateway_pods.by_hand_pod(POD, "floor-1", ["dask"], "floor")
+    assert made["metadata"] == {"name": "floor-1", "annotations": {"qhub.dev/user": "alice"}}
+    assert made["spec"] == {
+        "containers": [{"name": "notebook", "args": ["dask"], "image": "dask"}],
+        "volumes": [
+            {"name": "qhub-dask", "secret": {"secretName": "floor", "defaultMode": 0o444}},
+            {"name": "names", "emptyDir": {}},
+        ],
+    }
+    assert POD["spec"]["volumes"][0]["secret"]["secretName"] == "qhub-g1-c1"
+
+
+def test_floor_is_called_as_by_the_gateway_without_it() -> None:
+    """The scheduler has a port that is known and no plug-in; the worker another scheduler."""
+    words = [*WORDS, "--host", "0.0.0.0", "--preload", "dask_gateway.scheduler_preload", "--dg-x"]
+    found = gateway_pods.scheduler_words(words)
+    assert found == [*WORDS[:-1], "8786", "--host", "0.0.0.0"]
+    worker = ["python3", "tls://198.18.0.9:41561", "--name", "w1"]
+    moved = gateway_pods.worker_words(worker, "tls://198.18.0.7:8786")
+    assert moved == ["python3", "tls://198.18.0.7:8786", "--name", "w1"]
+    with pytest.raises(ValueError, match="preload"):
+        gateway_pods.scheduler_words(WORDS)
+
+
+def test_asker_scripts_are_python() -> None:
+    """What a client runs can be read by Python, and has what is asked of it."""
+    for script in (gateway_asker.BY_GATEWAY, gateway_asker.BY_ADDRESS, gateway_asker.BY_HAND):
+        names = compile(script, "asker", "exec").co_names
+        assert {"once", "end"} <= set(names)

@@ -238,6 +238,17 @@ def test_secrets_are_in_the_secret_alone() -> None:
     assert variables(worker())["DASK_DISTRIBUTED__COMM__TLS__WORKER__KEY"].endswith("dask.pem")
 
 
+def test_a_policy_of_its_own() -> None:
+    """The pods of a cluster reach one another; it says nothing of anybody else."""
+    made = manifest.policy(spec_of(), PLACE, {"metadata": {"name": "pod", "uid": "u-1"}})
+    same = made["spec"]["podSelector"]["matchLabels"]
+    assert made["spec"]["ingress"] == [{"from": [{"podSelector": {"matchLabels": same}}]}]
+    for pod in (scheduler(), worker()):
+        assert same.items() <= pod["metadata"]["labels"].items()
+    assert same["qhub.dev/cluster"] == NAME
+    assert made["metadata"]["ownerReferences"][0]["uid"] == "u-1"
+
+
 @given(value=st.text(alphabet="$()HOME{}` \n'\"\\", max_size=12))
 def test_hostile_values_stay_what_they_are(value: str) -> None:
     """Kubernetes puts no variable into a value or a word, and no shell reads one."""

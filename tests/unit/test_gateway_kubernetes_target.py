@@ -17,7 +17,11 @@ from qhub_gateway.errors import StartRefusedError, TargetSilentError
 from qhub_gateway.targets import kubernetes as target_module
 from qhub_gateway.targets.kubernetes import KubernetesTarget
 from qhub_gateway.targets.target import JobRef, Phase, WorkerSpec
-from qhub_spawner.errors import KubernetesRefusedError, KubernetesUnavailableError
+from qhub_spawner.errors import (
+    ConfigurationError,
+    KubernetesRefusedError,
+    KubernetesUnavailableError,
+)
 from qhub_spawner.kubernetes import backend as backend_module
 from tests.unit.scripted_door import until
 from tests.unit.test_gateway_kubernetes_manifest import spec_of
@@ -118,7 +122,8 @@ class MemoryKubernetes:
         self.after("DELETE", kind, name)
         return there
 
-    async def delete_all(self, kind: str, _namespace: str, labels: str) -> None:
+    async def delete_all(self, kind: str, _namespace: str, labels: str, *, grace: int) -> None:
+        del grace
         await self._ask("DELETE", f"{kind}?", labels)
         for found in [name for (of, name) in self.objects if of == kind]:
             if _selects(labels, self.objects[kind, found]["metadata"].get("labels", {})):
@@ -461,6 +466,16 @@ async def test_spot_without_a_pool_is_refused(open_target: Open) -> None:
     spec = spec_of(kubernetes={"spot": True})
     with pytest.raises(StartRefusedError, match="spot_pool"):
         await target.start_scheduler(spec, target.plan_scheduler(spec))
+
+
+@pytest.mark.usefixtures("kubernetes")
+async def test_one_namespace_for_all() -> None:
+    """A gateway does not begin where everybody has a namespace."""
+    config = Config()
+    config.KubeSpawner.enable_user_namespaces = True
+    parent = LoggingConfigurable(config=config)
+    with pytest.raises(ConfigurationError, match="one namespace for all"):
+        await KubernetesTarget(parent=parent, gateway_id="prod").open()
 
 
 def test_plans() -> None:

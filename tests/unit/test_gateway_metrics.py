@@ -154,6 +154,9 @@ def test_routes(path: str, route: str) -> None:
         ("its workers failed to start 3 times in a row", "not-started"),
         ("", "other"),
         ("something that nobody has foreseen", "other"),
+        ("it failed with exit code 1 on node1", "exited"),
+        ("its pod was deleted on node1, not by the gateway", "cancelled"),
+        ("it could not start: the image x cannot be fetched", "not-started"),
     ],
 )
 def test_reasons(words: str, reason: str) -> None:

@@ -17,6 +17,8 @@ from dask_gateway_server.routes import default_routes
 from qhub_gateway.auth import HubAuthenticator
 from qhub_gateway.bodies import problem_with
 from qhub_gateway.hub import HubPerson, TokenModel
+from qhub_gateway.limiting import DatabaseLimiter
+from qhub_gateway.limits import Limit
 from qhub_gateway.requests import Here
 from qhub_spawner.catalogue import load
 from tests.unit.hostile import DATA, MARK, TEXTS
@@ -345,6 +347,27 @@ async def test_logs(site: Site) -> None:
         found, data = await site.ask(route + query, "token alice", name=cluster.name)
         assert found == status, query
         assert words in str(data), query
+
+
+async def test_refusals_are_counted(site: Site) -> None:
+    """What is refused is counted by why: by options, for want of the right, by a limit."""
+    site.backend.people.most = site.backend.people.most.model_copy(
+        update={"user": Limit(clusters=1)}
+    )
+    limiter = site.backend.limiter
+    assert isinstance(limiter, DatabaseLimiter)
+    limiter.limits = site.backend.people.most
+    asked = (("alice", "gpu"), ("eve", "general"), ("alice", "general"), ("alice", "general"))
+    found = []
+    for name, profile in asked:
+        body = {"cluster_options": {"profile": profile}}
+        found.append((await site.ask("POST /api/v1/clusters/", f"token {name}", body=body))[0])
+    assert found == [422, 422, 201, 422]
+    _, text = await site.ask("GET /api/metrics", "Bearer prometheus")
+    for reason in ("options", "rights", "limit"):
+        assert f'qhub_gateway_refusals_total{{reason="{reason}"}} 1.0' in text
+    assert 'qhub_gateway_limit_used{name="alice",resource="clusters",scope="user"} 1.0' in text
+    assert 'qhub_gateway_limit{name="alice",resource="clusters",scope="user"} 1.0' in text
 
 
 FIELDS = (

@@ -11,9 +11,12 @@ import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock, create_autospec
 
 import pytest
 from batchspawner import SlurmSpawner
+from dask_gateway_server.app import DaskGateway
+from dask_gateway_server.proxy.core import Proxy
 from jupyterhub.app import JupyterHub
 from jupyterhub.auth import Authenticator
 from jupyterhub.crypto import CryptKeeper
@@ -32,6 +35,17 @@ from qhub_auth.keycloak.settings import Keycloak
 from qhub_auth.numbers.identities import Identities
 from qhub_auth.realm import RealmModel, render
 from qhub_auth.sync_service import GroupSync
+from qhub_gateway import client
+from qhub_gateway.api import Api
+from qhub_gateway.auth import HubAuthenticator
+from qhub_gateway.backend import QHubGatewayBackend
+from qhub_gateway.cluster_config import QHubClusterConfig
+from qhub_gateway.deciding import FIELDS
+from qhub_gateway.kubernetes_config import GatewayKubernetes
+from qhub_gateway.people import People
+from qhub_gateway.rights import Roles
+from qhub_gateway.web.addresses import networks_of
+from qhub_gateway.web.service import WebService
 from qhub_spawner.catalogue import load
 from qhub_spawner.commands import DOOR, _parser
 from qhub_spawner.idle import IdleRule
@@ -56,12 +70,16 @@ FENCE = re.compile(
     r"^(?P<indent> *)```(?P<kind>[a-z]+)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
 )
 CLASSES: tuple[type[Any], ...] = (
+    Api,
     Authenticator,
     CryptKeeper,
     Folders,
+    DaskGateway,
     ForwardAuth,
+    GatewayKubernetes,
     GenericOAuthenticator,
     GroupSync,
+    HubAuthenticator,
     Identities,
     IdleRule,
     JupyterHub,
@@ -70,9 +88,14 @@ CLASSES: tuple[type[Any], ...] = (
     KubernetesBackend,
     KubeSpawner,
     LocalBackend,
+    People,
+    Proxy,
+    QHubClusterConfig,
+    QHubGatewayBackend,
     QHubSpawner,
     SlurmBackend,
     SlurmSpawner,
+    WebService,
     Spawner,
 )
 # Where the commands that are not ours come from.
@@ -134,6 +157,16 @@ def run(code: str) -> tuple[dict[str, Any], Config]:
     return names, config
 
 
+def in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
+    """Put a client in the place of ours that can be called as ours, and asks no gateway."""
+    made: MagicMock = create_autospec(client.Gateway)
+    cluster = create_autospec(client.GatewayCluster, instance=True)
+    for method in (made.return_value.new_cluster, made.return_value.connect):
+        method.return_value = cluster
+    monkeypatch.setattr(client, "Gateway", made)
+    return made
+
+
 def profiles_of(source: object) -> object:
     """What a configured list or function gives to alice, who is in every group there is."""
     if callable(source):
@@ -154,7 +187,10 @@ def test_python(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("GROUP_SYNC_TOKEN", "x")
+    made = in_a_notebook(monkeypatch)
     _, config = run(code)
+    for call in made.return_value.new_cluster.call_args_list:
+        assert set(call.kwargs) <= {*FIELDS, "shutdown_on_close"}
     for section, values in config.items():
         cls = next(each for each in CLASSES if each.__name__ == section)
         # a section in a section is another class's, for this one only
@@ -165,10 +201,14 @@ def test_python(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = SlurmBackend(config=config)
     LocalBackend(config=config)
     KubernetesBackend(config=config)
+    if not isinstance(config.get("People", {}).get("profiles"), str):  # a file that is not there
+        People(config=config)
+    Roles.model_validate(dict(config.get("HubAuthenticator", {}).get("roles", {})))
+    networks_of(config.get("WebService", {}).get("dashboard_networks", []))
     source = profiles_of(spawner.profiles)
     if not isinstance(source, str):
         catalogue = load(source)
-        assert bool(catalogue.profiles) is ("QHubSpawner" in config)
+        assert bool(catalogue.profiles) is ("profiles" in config.get("QHubSpawner", {}))
         backend.check(catalogue.profiles)
 
 

@@ -3,7 +3,7 @@
 This is the recipe of the user image:
 
 1. Debian as this machine has it (`debootstrap --variant=minbase`) with `DEBIAN_PACKAGES`.
-2. The environment of servers (tests/systems/userenv.py: JupyterHub, JupyterLab and ipykernel at the
+2. The environment of servers (tests/systems/userenv.py: JupyterHub, JupyterLab and Dask at the
    versions in constraints.txt) at the path where it was built; without Node.js and the proxy, which
    only hubs need. `/opt/user` is a link to it.
 

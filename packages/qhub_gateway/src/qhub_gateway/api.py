@@ -11,9 +11,9 @@ dask-gateway answers one that its own bounds do: done as far as can be, and said
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from yarl import URL
 from qhub_gateway.auth import HubAuthenticator
 from qhub_gateway.bodies import problem_with
 from qhub_gateway.errors import LogElsewhereError, RequestRefusedError, TargetSilentError
+from qhub_gateway.lifetime import end_with_hub
 from qhub_gateway.limiting import DatabaseLimiter
 from qhub_gateway.limits import Use
 from qhub_gateway.metrics import ClusterFigures, GatewayMetrics, route_of
@@ -104,16 +105,22 @@ class Api(LoggingConfigurable):
         app.router.add_get("/api/metrics", self._scraped)
         app.router.add_get("/clusters/{name:[0-9a-f]{32}}", self._to_dashboard)
         app.router.add_get("/clusters/{name:[0-9a-f]{32}}/{path:.*}", self._to_dashboard)
-        app.cleanup_ctx.append(self._owners_watched)
+        app.cleanup_ctx.append(self._watching)
 
-    async def _owners_watched(self, app: web.Application) -> AsyncIterator[None]:
-        """Look after whose clusters there are, as long as the gateway runs."""
+    async def _watching(self, app: web.Application) -> AsyncIterator[None]:
+        """Look after the hub, and after whose clusters there are, as long as the gateway runs."""
+        tasks = [asyncio.create_task(end_with_hub(os.environ))]
         authenticator = app["authenticator"]
-        if not isinstance(authenticator, HubAuthenticator):
-            yield  # nobody who could be asked
-            return
+        if isinstance(authenticator, HubAuthenticator):  # else there is nobody who could be asked
+            tasks.append(asyncio.create_task(self._owner_watch(authenticator).run()))
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _owner_watch(self, authenticator: HubAuthenticator) -> OwnerWatch:
         backend = self.backend
-        watch = OwnerWatch(
+        return OwnerWatch(
             lambda: [
                 (each, backend.request_of(each).owner) for each in backend.db.active_clusters()
             ],
@@ -122,11 +129,6 @@ class Api(LoggingConfigurable):
             period=self.owner_period,
             log=self.log,
         )
-        task = asyncio.create_task(watch.run())
-        yield
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
     # ---- what is there ----
 
@@ -155,7 +157,11 @@ class Api(LoggingConfigurable):
             wanted=cluster.count,
             started=cluster.start_time / _MILLISECONDS,
             now=time.time(),
-            words=str((cluster.state or {}).get("words") or short.get(cluster.name, "")),
+            words=str(
+                (cluster.state or {}).get("words")
+                or short.get(cluster.name)
+                or backend.records.words.get(cluster.name, "")
+            ),
             dashboard=f"/clusters/{cluster.name}/status" if cluster.dashboard_address else None,
         )
 

@@ -40,6 +40,7 @@ __all__ = ["GatewayUser", "HubAuthenticator"]
 
 _MOST_REMEMBERED = 10_000
 _LONGEST_TOKEN = 16 * 1024
+_KEYS_SECONDS = 5.0
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -191,7 +192,10 @@ class HubAuthenticator(JupyterHubAuthenticator):  # type: ignore[misc]
             issuer = self.keycloak_issuer
             url = self.keycloak_keys_url or f"{issuer}/protocol/openid-connect/certs"
             rules = BearerRules(issuer, self.keycloak_audience, dict(self.keycloak_services))
-            self.bearer = BearerTokens(rules, jwt.PyJWKClient(url, timeout=10))
+            keys = jwt.PyJWKClient(url, timeout=10)
+            # how soon after its last look it looks for a key that is new (30 s by default)
+            keys.cooldown_duration = _KEYS_SECONDS
+            self.bearer = BearerTokens(rules, keys)
 
     async def cleanup(self) -> None:
         """Close the doors."""

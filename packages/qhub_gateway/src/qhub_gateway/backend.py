@@ -32,13 +32,15 @@ from qhub_gateway.errors import (
     LimitReachedError,
     QHubGatewayError,
     RequestRefusedError,
+    StartRefusedError,
+    StopUnconfirmedError,
     TargetSilentError,
 )
 from qhub_gateway.heartbeats import Heartbeats
 from qhub_gateway.judging import Judging, Patience
 from qhub_gateway.limiting import DatabaseLimiter, Limiter
 from qhub_gateway.options import ProfileOptions
-from qhub_gateway.people import People
+from qhub_gateway.people import NO_RIGHT, People
 from qhub_gateway.records import Records, is_over, patiently, ref_of
 from qhub_gateway.requests import ClusterRequest
 from qhub_gateway.starting import Starting
@@ -46,8 +48,10 @@ from qhub_gateway.stopping import Stopping
 from qhub_gateway.targets.target import WORKER_NAME, ClusterSpec, State, Target
 from qhub_spawner.launch import default_hub_id
 
+_FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 10.0
 _MOST_LOG_BYTES = 2**20
+_PROXY_SECONDS = 2.0
 _LEAVING_AFTER = "QHUB_GATEWAY_LEAVING_AFTER"
 
 # its database makes one for each new cluster, while everybody else waits
@@ -143,10 +147,13 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
     def __init__(self, **kwargs: Any) -> None:
         """Nothing is asked of a target before `setup`."""
         super().__init__(**kwargs)
+        # while it is away nobody reaches a scheduler
+        self.config.Proxy.setdefault("proxy_status_period", _PROXY_SECONDS)
         self.people = People(parent=self)
         self.api = Api(self)
         self.targets: dict[str, Target] = {}
         self._opened = asyncio.Event()
+        self._pauses: dict[str, float] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     records: Records
@@ -196,14 +203,25 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
         self._assemble()
         for cluster in self.db.name_to_cluster.values():
             if cluster.status < JobStatus.STOPPED:
-                for ref in self.records.refs(cluster):
-                    self.records.target_of(cluster).follow(ref)
+                self._take_up(cluster)
         for target in self.targets.values():
             await target.open()
         self._tasks = [
             asyncio.ensure_future(self.judging.watch(target)) for target in self.targets.values()
         ]
         self._opened.set()
+
+    def _take_up(self, cluster: Cluster) -> None:
+        try:
+            target = self.records.target_of(cluster)
+        except StartRefusedError as error:
+            # it computes on, and all others are looked after
+            self.log.warning(
+                "cluster %s can be neither followed nor ended: %s", cluster.name, error
+            )
+            return
+        for ref in self.records.refs(cluster):
+            target.follow(ref)
 
     def _assemble(self) -> None:
         """Make what does the work; each part knows only what it is given."""
@@ -294,7 +312,11 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
 
     async def start_cluster(self, user: Any, cluster_options: object) -> str:
         """Make a cluster for `user`; see `limiter`."""
-        options, config = await self.process_cluster_options(user, cluster_options)
+        try:
+            options, config = await self.process_cluster_options(user, cluster_options)
+        except PublicException as refusal:
+            self.api.metrics.refused("rights" if str(refusal) == NO_RIGHT else "options")
+            raise
 
         async def made() -> Cluster:
             if self.limiter is not None:
@@ -319,7 +341,16 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
     async def reconcile_cluster(self, cluster: Cluster) -> None:
         """Bring a cluster nearer to what it shall be."""
         await self._opened.wait()
-        await super().reconcile_cluster(cluster)
+        try:
+            await super().reconcile_cluster(cluster)
+        except (StopUnconfirmedError, TargetSilentError) as error:
+            # asked again, after a pause that grows: its target is silent, or has no room now
+            pause = self._pauses.get(cluster.name, _FIRST_PAUSE_SECONDS)
+            self._pauses[cluster.name] = min(_LONGEST_PAUSE_SECONDS, 2 * pause)
+            self.log.warning("cluster %s waits: %s", cluster.name, error)
+            self.queue.put_after(cluster, pause)
+        else:
+            self._pauses.pop(cluster.name, None)
 
     async def _cluster_to_submitted(self, cluster: Cluster) -> None:
         try:
@@ -380,7 +411,9 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
         """Make the workers that are missing, in one transaction and few submissions."""
         if cluster.worker_start_failure_count >= self.worker_start_failure_limit:
             count = cluster.worker_start_failure_count
-            self.judging.fail(cluster, f"its workers failed to start {count} times in a row")
+            why = self.records.words.get(cluster.name)
+            words = f"its workers failed to start {count} times in a row"
+            self.judging.fail(cluster, f"{words}: {why}" if why else words)
             return
         count = self.records.wanted(cluster)
         if self.limiter is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from qhub_gateway.configuration import ADDRESS, Addresses
 from qhub_gateway.configuration import environment as variables_of
+from qhub_gateway.lifetime import RUN_BY
 from qhub_gateway.rights import CREATE_SCOPE, SEE_SCOPE, STOP_SCOPE
 from qhub_spawner.identity import SCOPE as IDENTITY_SCOPE
 
@@ -138,7 +139,8 @@ def page(
 
 def _service(name: str, api_token: str, run: Run | None) -> dict[str, Any]:
     """Return the gateway as a service of the hub."""
-    service: dict[str, Any] = {"name": name}
+    # no page for people: theirs is that of clusters
+    service: dict[str, Any] = {"name": name, "display": False}
     if api_token:
         service["api_token"] = api_token
     if run is not None:
@@ -150,8 +152,9 @@ def _service(name: str, api_token: str, run: Run | None) -> dict[str, Any]:
 
 
 def _passed() -> dict[str, str]:
-    """Return what a service needs of the hub's own environment to find its software."""
-    return {key: os.environ[key] for key in _PASSED if key in os.environ}
+    """Return what a service needs of the hub: to find its software, and to end with it."""
+    found = {key: os.environ[key] for key in _PASSED if key in os.environ}
+    return {**found, RUN_BY: str(os.getpid())}
 
 
 def _let_everybody(hub: Any, scope: str) -> None:  # noqa: ANN401 - a section of traitlets

@@ -18,6 +18,7 @@ __all__ = [
     "RequestRefusedError",
     "StartRefusedError",
     "StopUnconfirmedError",
+    "TargetFullError",
     "TargetSilentError",
     "TokenRefusedError",
 ]
@@ -62,6 +63,19 @@ class TokenRefusedError(QHubGatewayError):
 
 class StartRefusedError(QHubGatewayError):
     """A target does not start what it was asked to, and says why, in words for the person."""
+
+
+class TargetFullError(QHubGatewayError):
+    """A target takes no more now, or no more than it has: nothing was started.
+
+    Attributes:
+        certain: Whether it said so; else it may be that it would never take this.
+    """
+
+    def __init__(self, words: str, *, certain: bool) -> None:
+        """See the class."""
+        self.certain = certain
+        super().__init__(words)
 
 
 class TargetSilentError(QHubGatewayError):

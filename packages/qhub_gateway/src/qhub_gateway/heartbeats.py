@@ -55,6 +55,7 @@ class Heartbeats:
                 gone.append(worker)
         if joined:
             cluster.worker_start_failure_count = 0
+            self.records.words.pop(cluster.name, None)
             db.update_workers([(each, {"status": JobStatus.RUNNING}) for each in joined])
             self._measure("worker", cluster, joined)
         db.update_workers([(each, {"close_expected": True}) for each in leaving])

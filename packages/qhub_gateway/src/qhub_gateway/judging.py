@@ -97,6 +97,7 @@ class Judging:
             return
         if any(worker.status < JobStatus.RUNNING for worker in workers):
             cluster.worker_start_failure_count += 1
+            self.records.words[cluster.name] = self.records.state_of(workers[0]).words
         backend = self.records.request_of(cluster).backend
         for worker in workers:
             words = self.records.state_of(worker).words

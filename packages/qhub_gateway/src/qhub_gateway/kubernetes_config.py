@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
-from traitlets import Dict, Int
+from traitlets import Bool, Dict, Int
 
 from qhub_gateway.kubernetes_manifest import MANAGER, Place
+from qhub_spawner.errors import ConfigurationError, Problem
 from qhub_spawner.kubernetes.backend import KubernetesBackend
+from qhub_spawner.profiles import Profile
 
 
 class GatewayKubernetes(KubernetesBackend):
@@ -32,12 +34,22 @@ class GatewayKubernetes(KubernetesBackend):
         Example: ``c.GatewayKubernetes.scheduler_pool = {"node_selector": {"pool": "core"}}``
         """,
     )
+    isolate = Bool(
+        True,
+        config=True,
+        help="""
+        Whether each cluster has a NetworkPolicy, by which its pods reach one another and no other
+        cluster's do, whose dashboards ask nobody. Who else comes in is said by the policies that
+        ``qhub-spawner manifests`` prints: without those, turn it off. Default: True.
+        """,
+    )
     parallel_requests = Int(
         16,
         min=1,
         config=True,
         help="""
-        How many pods are created at once. Default: 16, which makes about 200 pods a second.
+        How many requests of its own are under way at once while pods are made and ended. Default:
+        16, which is little for an API server, and makes dozens of pods a second.
         """,
     )
 
@@ -45,6 +57,18 @@ class GatewayKubernetes(KubernetesBackend):
         """Read the configuration; nothing is asked of Kubernetes before `open`."""
         super().__init__(**kwargs)
         self.on_record: Callable[[], Collection[str]] = frozenset
+
+    def check(self, profiles: tuple[Profile, ...]) -> None:
+        """See `KubernetesBackend.check`: there must be one namespace for all, too."""
+        super().check(profiles)
+        if self.namespace is None:
+            problem = Problem(
+                "c.KubeSpawner.enable_user_namespaces",
+                "True",
+                "clusters need one namespace for all",
+                "False, and c.KubeSpawner.namespace, in the gateway's own configuration",
+            )
+            raise ConfigurationError([problem])
 
     def recorded(self) -> set[str]:
         """Return the names of all jobs that the gateway's database knows."""

@@ -29,6 +29,7 @@ __all__ = [
     "Place",
     "cluster_of",
     "numbered",
+    "policy",
     "scheduler_pod",
     "secret",
     "secret_name",
@@ -101,29 +102,42 @@ def secret(cluster: ClusterSpec, place: Place, owner: Mapping[str, Any]) -> Json
         "dask.pem": cluster.tls_key,
         "token": cluster.environment.get(_TOKEN, "").encode(),
     }
-    metadata = owner["metadata"]
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {
-            "name": secret_name(place.gateway_id, cluster.name),
-            "labels": {
-                names.MANAGED_BY: MANAGER,
-                names.HUB: place.gateway_id,
-                CLUSTER: cluster.name,
-            },
-            "ownerReferences": [
-                {
-                    "apiVersion": "v1",
-                    "kind": "Pod",
-                    "name": metadata["name"],
-                    "uid": metadata["uid"],
-                }
-            ],
-        },
+        "metadata": _of_cluster(cluster, place, owner),
         "immutable": True,
         "data": {name: base64.b64encode(value).decode() for name, value in data.items()},
     }
+
+
+def policy(cluster: ClusterSpec, place: Place, owner: Mapping[str, Any]) -> Json:
+    """Return the policy by which a cluster's pods reach one another, and no other cluster's.
+
+    Who else comes in is said for all by those that ``qhub-spawner manifests`` prints. Source:
+    NetworkPolicy v1, Kubernetes 1.34.
+    """
+    metadata = _of_cluster(cluster, place, owner)
+    same = {"matchLabels": metadata["labels"]}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata,
+        "spec": {
+            "podSelector": same,
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"podSelector": same}]}],
+        },
+    }
+
+
+def _of_cluster(cluster: ClusterSpec, place: Place, owner: Mapping[str, Any]) -> Json:
+    """Return the metadata of what belongs to a cluster, and is deleted with its scheduler."""
+    pod = owner["metadata"]
+    labels = {names.MANAGED_BY: MANAGER, names.HUB: place.gateway_id, CLUSTER: cluster.name}
+    reference = {"apiVersion": "v1", "kind": "Pod", "name": pod["name"], "uid": pod["uid"]}
+    name = secret_name(place.gateway_id, cluster.name)
+    return {"name": name, "labels": labels, "ownerReferences": [reference]}
 
 
 def scheduler_pod(cluster: ClusterSpec, ref: JobRef, base: Mapping[str, Any], place: Place) -> Json:

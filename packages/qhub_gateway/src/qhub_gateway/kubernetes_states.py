@@ -17,6 +17,7 @@ __all__ = ["ended", "state_of", "stuck"]
 
 _NO_SERVER = (
     ("the server ended", "it ended"),
+    ("The server ended", "It ended"),
     ("The server has ended", "It has ended"),
     ("The server was given", "It was given"),
     ("The server runs on", "It runs on"),

@@ -252,11 +252,12 @@ _REASONS = {
     "out-of-memory": ("memory",),
     "time-limit": ("time limit", "walltime", "too long", "cluster-hours"),
     "preempted": ("preempt", "taken away", "evict"),
-    "cancelled": ("cancel",),
+    "cancelled": ("cancel", "deleted"),
+    # before what may be in a node's own name
+    "exited": ("exit code", "signal"),
     "node": ("node",),
     "silent": ("report",),
     "not-started": ("failed to start", "refused", "not start"),
-    "exited": ("exit code", "signal"),
 }
 
 

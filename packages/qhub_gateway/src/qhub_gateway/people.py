@@ -19,7 +19,7 @@ from qhub_spawner.access import Limits as AccountLimits
 from qhub_spawner.catalogue import Catalogue, load
 from qhub_spawner.errors import ConfigurationError
 
-__all__ = ["People"]
+__all__ = ["NO_RIGHT", "People"]
 
 NO_RIGHT = "You may not make clusters here; the hub's administrator can give you the right."
 

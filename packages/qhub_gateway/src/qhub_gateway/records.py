@@ -35,6 +35,9 @@ class Records:
         queue: Its ``WorkQueue``.
         targets: Where clusters may run, by name.
         log: Where what happens is told.
+
+    Attributes:
+        words: Why the last workers of a cluster did not start, until some do; for its owner.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Records:
         self.queue = queue
         self.targets = targets
         self.log = log
+        self.words: dict[str, str] = {}
         self._requests: dict[str, ClusterRequest] = {}
 
     def put(self, things: Iterable[Cluster | Worker]) -> None:
@@ -64,6 +68,7 @@ class Records:
     def forget(self, cluster: Cluster) -> None:
         """Keep nothing more in memory of a cluster that has ended."""
         self._requests.pop(cluster.name, None)
+        self.words.pop(cluster.name, None)
 
     def target_of(self, cluster: Cluster) -> Target:
         """Return where a cluster runs.

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from dask_gateway_server.backends.db_base import Cluster, JobStatus, Worker
 
-from qhub_gateway.errors import StartRefusedError, TargetSilentError
+from qhub_gateway.errors import (
+    QHubGatewayError,
+    StartRefusedError,
+    TargetFullError,
+    TargetSilentError,
+)
 from qhub_gateway.metrics import GatewayMetrics
 from qhub_gateway.records import Records, ref_of
 from qhub_gateway.targets.target import ClusterSpec, JobRef, WorkerSpec
 
 _GATHER_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 10.0
+_MOST = 100_000
 
 
 class Starting:
@@ -95,36 +101,67 @@ class Starting:
             self._tasks[cluster.name] = asyncio.ensure_future(self._workers(cluster))
 
     async def _workers(self, cluster: Cluster) -> None:
-        pause = 1.0
+        pause, most = 1.0, _MOST
         try:
             while True:
                 await asyncio.sleep(_GATHER_SECONDS)
-                waiting = self._waiting.pop(cluster.name, {})
-                workers = [
-                    worker
-                    for worker in waiting.values()
-                    if worker.status == JobStatus.CREATED and worker.target == JobStatus.RUNNING
-                ]
+                workers = self._due(self._waiting.pop(cluster.name, {}).values())
                 if not workers or cluster.target != JobStatus.RUNNING:
                     return
+                some, smaller = workers[:most], False
                 try:
-                    await self._submit(cluster, workers)
-                    pause = 1.0
+                    await self._submit(cluster, some)
+                    most = min(_MOST, 2 * most)
+                except TargetFullError as error:
+                    # there may be room for some of them
+                    smaller, most = len(some) > 1, max(1, len(some) // 2)
+                    if not smaller:
+                        self._full(cluster, some, error)
                 except TargetSilentError as error:
                     self.log.warning("workers of cluster %s wait: %s", cluster.name, error)
                 except Exception:
                     self.log.exception("starting workers of cluster %s failed", cluster.name)
-                left = [worker for worker in workers if worker.status == JobStatus.CREATED]
-                if left:
-                    self._waiting.setdefault(cluster.name, {}).update(
-                        (worker.name, worker) for worker in left
-                    )
+                left = self._due(workers)
+                self._waiting.setdefault(cluster.name, {}).update(
+                    (worker.name, worker) for worker in left
+                )
+                if smaller or not self._due(some):
+                    pause = 1.0
+                else:
                     await asyncio.sleep(pause)
                     pause = min(_LONGEST_PAUSE_SECONDS, pause * 2)
         finally:
             self._tasks.pop(cluster.name, None)
             if cluster.target != JobStatus.RUNNING:
                 self.records.put([cluster])
+
+    @staticmethod
+    def _due(workers: Iterable[Worker]) -> list[Worker]:
+        return [
+            worker
+            for worker in workers
+            if worker.status == JobStatus.CREATED and worker.target == JobStatus.RUNNING
+        ]
+
+    def _full(self, cluster: Cluster, workers: Sequence[Worker], error: TargetFullError) -> None:
+        """Let a worker wait for which there is no room, unless there may never be any."""
+        others = (JobStatus.SUBMITTED <= each.status <= JobStatus.RUNNING for each in _of(cluster))
+        if error.certain or any(others):
+            self.log.warning("workers of cluster %s wait: %s", cluster.name, error)
+            self.records.words[cluster.name] = str(error)
+        else:
+            self._refused(cluster, workers, error)
+
+    def _refused(
+        self, cluster: Cluster, workers: Sequence[Worker], error: QHubGatewayError
+    ) -> None:
+        self.log.warning("workers of cluster %s: %s", cluster.name, error)
+        self.records.words[cluster.name] = str(error)
+        cluster.worker_start_failure_count += 1
+        self._unplan(workers)
+        failed = {"status": JobStatus.SUBMITTED, "target": JobStatus.FAILED}
+        self.records.db.update_workers([(worker, failed) for worker in workers])
+        self.records.put(workers)
 
     async def _submit(self, cluster: Cluster, workers: Sequence[Worker]) -> None:
         target, spec = self.records.target_of(cluster), self.spec_of(cluster)
@@ -155,12 +192,11 @@ class Starting:
             try:
                 self._submitted(members, await target.start_workers(spec, group))
             except StartRefusedError as error:
-                self.log.warning("workers of cluster %s: %s", cluster.name, error)
-                cluster.worker_start_failure_count += 1
-                self._unplan(members)
-                failed = {"status": JobStatus.SUBMITTED, "target": JobStatus.FAILED}
-                self.records.db.update_workers([(member, failed) for member in members])
-                self.records.put(members)
+                self._refused(cluster, members, error)
+            except TargetFullError:
+                # names are for one submission of so many
+                self._unplan([member for other in groups for member in _not_yet(by_name, other)])
+                raise
 
     def _unplan(self, workers: Sequence[Worker]) -> None:
         self.records.db.update_workers([(worker, {"state": {}}) for worker in workers])
@@ -176,9 +212,19 @@ class Starting:
         # one may have joined its scheduler already
         early = [worker for worker in workers if worker.status == JobStatus.CREATED]
         db.update_workers([(worker, {"status": JobStatus.SUBMITTED}) for worker in early])
+        self.records.words.pop(workers[0].cluster.name, None)
         self.log.info("submitted %d workers, job %s", len(workers), refs[0].number or refs[0].name)
         backend = self.records.request_of(workers[0].cluster).backend
         self.metrics.submitted("workers", backend=backend)
+
+
+def _of(cluster: Cluster) -> list[Worker]:
+    return list(cluster.workers.values())
+
+
+def _not_yet(by_name: Mapping[str, Worker], group: Sequence[WorkerSpec]) -> list[Worker]:
+    members = (by_name[each.name] for each in group)
+    return [member for member in members if member.status == JobStatus.CREATED]
 
 
 def _on_record(workers: Sequence[Worker]) -> list[list[WorkerSpec]]:

@@ -37,6 +37,8 @@ Json = Mapping[str, Any]
 
 _MOST_TOGETHER = 100
 _FEW = 2
+# for what has nothing left to do; whom others end has the time that its pod says
+_GRACE_SECONDS = 3
 _GATHER_SECONDS = 0.1
 _TEND_SECONDS = 2.0
 _ATTEMPTS = 4
@@ -95,22 +97,16 @@ class KubernetesTarget(Target):
 
     @property
     def namespace(self) -> str:
-        """Where the pods are.
-
-        Raises:
-            StartRefusedError: ``c.KubeSpawner`` gives every person a namespace.
-        """
-        found = self.backend.namespace
-        if found is None:
-            msg = (
-                "c.KubeSpawner.enable_user_namespaces is on: clusters need one namespace for all, "
-                "which c.KubeSpawner.namespace names in the gateway's own configuration"
-            )
-            raise StartRefusedError(msg)
-        return found
+        """Where the pods are."""
+        return self.backend.namespace or ""
 
     async def open(self) -> None:
-        """See `Target.open`."""
+        """See `Target.open`.
+
+        Raises:
+            ConfigurationError: The cluster's address is not known, or everybody has a namespace.
+        """
+        self.backend.check(())
         await self.backend.open()
         self.backend.reaper.live = lambda: [manifest.spawn_of(name) for name, _ in self.jobs]
         self.jobs.open()
@@ -147,9 +143,14 @@ class KubernetesTarget(Target):
             made = await self._made(ref, pod, pods)
         except _NoRoomError as error:
             raise TargetSilentError(str(error)) from error
-        secret = manifest.secret(cluster, self.place, made)
+        owned = {"secrets": manifest.secret(cluster, self.place, made)}
+        if self.backend.isolate:
+            owned["networkpolicies"] = manifest.policy(cluster, self.place, made)
+        replacing = (
+            creating.replace(self.api, self.namespace, kind, each) for kind, each in owned.items()
+        )
         try:
-            await creating.replace(self.api, self.namespace, "secrets", secret)
+            await asyncio.gather(*replacing)
         except KubernetesUnavailableError as error:
             raise TargetSilentError(str(error)) from error
         except KubernetesRefusedError as error:
@@ -321,7 +322,9 @@ class KubernetesTarget(Target):
     async def _delete(self, ref: JobRef) -> KubernetesError | None:
         try:
             async with self._requests:
-                there = await self.api.delete("pods", self.namespace, ref.name, grace=None)
+                there = await self.api.delete(
+                    "pods", self.namespace, ref.name, grace=_GRACE_SECONDS
+                )
         except KubernetesError as error:
             return error
         job = self.jobs.get(ref.name)
@@ -334,7 +337,7 @@ class KubernetesTarget(Target):
         selector = manifest.selector_of(self.backend.hub_id, refs)
         try:
             async with self._requests:
-                await self.api.delete_all("pods", self.namespace, selector)
+                await self.api.delete_all("pods", self.namespace, selector, grace=_GRACE_SECONDS)
         except KubernetesError as error:
             return error
         return None

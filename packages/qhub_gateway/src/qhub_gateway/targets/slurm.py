@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from qhub_gateway import slurm_script
 from qhub_gateway.batching import batches
-from qhub_gateway.errors import LogElsewhereError, StartRefusedError, TargetSilentError
+from qhub_gateway.errors import (
+    LogElsewhereError,
+    StartRefusedError,
+    TargetFullError,
+    TargetSilentError,
+)
 from qhub_gateway.targets.target import (
     UNKNOWN,
     ClusterSpec,
@@ -32,6 +38,10 @@ from qhub_spawner.slurm.script import Defaults, Submission
 # slurm.conf's MaxArraySize is 1001 unless it says otherwise: tasks 0 to 1000
 MOST_TASKS = 500
 _SILENT = 503
+# sbatch: error: QOSMaxSubmitJobPerUserLimit
+# sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit lim…
+_TOO_MANY = re.compile(r"(?:Max|Grp)SubmitJob")
+_MANY = re.compile(rf"{_TOO_MANY.pattern}|job submit limit")
 _GRANTED = words.Granted("", "")
 _MOST_CANCELLATIONS = 500
 
@@ -142,6 +152,9 @@ class SlurmTarget(Target):
             )
         except StartFailedError as error:
             self.forget(refs)
+            said = f"{error.words}\n{getattr(error.__cause__, 'stderr', '')}"
+            if _MANY.search(said):
+                raise TargetFullError(error.words, certain=bool(_TOO_MANY.search(said))) from error
             kind = TargetSilentError if error.status_code == _SILENT else StartRefusedError
             raise kind(error.words) from error
         return self._found(refs, watches)

@@ -20,6 +20,7 @@ from tornado.httpserver import HTTPServer
 from traitlets import List, Unicode
 from traitlets.config import Application
 
+from qhub_gateway.lifetime import end_with_hub
 from qhub_gateway.web.addresses import networks_of
 from qhub_gateway.web.dashboards import LARGEST_MESSAGE_BYTES, Dashboard
 from qhub_gateway.web.gateway_door import GatewayDoor
@@ -106,7 +107,9 @@ class WebService(Application):
         ended = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, ended.set)
+        watching = asyncio.ensure_future(end_with_hub(os.environ))
         await ended.wait()
+        watching.cancel()
         server.stop()
         await server.close_all_connections()
 

@@ -24,6 +24,7 @@ Json = dict[str, Any]
 
 _RETRIABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_ANSWER = 512 * 2**20
+_GROUPS = {"networkpolicies": "/apis/networking.k8s.io/v1"}  # all others are core's
 
 
 class KubernetesApi:
@@ -200,8 +201,9 @@ class KubernetesApi:
 
 
 def collection(kind: str, namespace: str | None) -> str:
-    """Return the path of a list of core objects, of one namespace or of all."""
-    return f"/api/v1/namespaces/{_quoted(namespace)}/{kind}" if namespace else f"/api/v1/{kind}"
+    """Return the path of a list of objects, of one namespace or of all."""
+    group = _GROUPS.get(kind, "/api/v1")
+    return f"{group}/namespaces/{_quoted(namespace)}/{kind}" if namespace else f"{group}/{kind}"
 
 
 def _quoted(name: str) -> str:

@@ -50,7 +50,8 @@ def quota_words(status: Mapping[str, Any]) -> str:
             continue
         wanted, taken, most = (number or 0 for number in numbers)
         if name == PODS:
-            return f"the namespace's quota allows {amount_words(PODS, most)}, and no more"
+            allowed = f"{amount_words(PODS, most)}, and no more" if most else "no pods"
+            return f"the namespace's quota allows {allowed}"
         left = left_words(name, most - taken)
         total = left_words(name, most)
         sentence = f"{amount_words(name, wanted)} asked for, {left} of {total} left"

@@ -103,6 +103,8 @@ def _gateway_role(site: Site) -> Json:
         _rule(["events"], ["list", "watch"]),
         # a cluster's key travels in a secret of its own; none can be read
         _rule(["secrets"], ["create", "delete"]),
+        # each cluster is let alone by the others
+        _rule(["networkpolicies"], ["create", "delete"], "networking.k8s.io"),
     ]
     return _role_of("qhub-gateway", site, rules)
 
@@ -171,12 +173,16 @@ def policies(site: Site) -> list[Json]:
 
 
 def _gateway_policies(site: Site) -> list[Json]:
-    """Schedulers and workers reach one another; hub and gateway come in, and nobody else."""
+    """Hub and gateway come in to Dask's pods, and others of the same cluster.
+
+    For those the gateway makes a policy for each cluster; policies add up.
+    """
     labels = {MANAGED_BY: GATEWAY}
-    peers: list[Json] = [{"podSelector": {"matchLabels": labels}}, *_hub_peers(site)]
-    outgoing = [{"to": peers}, *_everybody_reaches(site)]
+    hub_peers = _hub_peers(site)
+    dask: Json = {"podSelector": {"matchLabels": labels}}
+    outgoing = [{"to": [dask, *hub_peers]}, *_everybody_reaches(site)]
     return [
-        _policy("qhub-dask-in", site, labels, "Ingress", [{"from": peers}]),
+        _policy("qhub-dask-in", site, labels, "Ingress", [{"from": hub_peers}]),
         _policy("qhub-dask-out", site, labels, "Egress", outgoing),
     ]
 
@@ -228,8 +234,8 @@ def _hub_peer(site: Site, labels: Mapping[str, str]) -> Json:
     return peer
 
 
-def _rule(resources: list[str], verbs: list[str]) -> Json:
-    return {"apiGroups": [""], "resources": resources, "verbs": verbs}
+def _rule(resources: list[str], verbs: list[str], group: str = "") -> Json:
+    return {"apiGroups": [group], "resources": resources, "verbs": verbs}
 
 
 def _subject(site: Site, account: str) -> Json:
