@@ -60,7 +60,7 @@ answer = kept.result(timeout=60) == moment
 ADAPTIVE = """
 with client.new_cluster() as other:
     names = [other.name]
-cluster = client.new_cluster(idle_timeout="5 s", shutdown_on_close=False)
+cluster = client.new_cluster(idle_timeout="20 s", shutdown_on_close=False)
 names.append(cluster.name)
 cluster.adapt(minimum=0, maximum=2)
 dask = cluster.get_client(set_as_default=False)
