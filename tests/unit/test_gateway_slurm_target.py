@@ -107,7 +107,7 @@ async def test_tasks(target: SlurmTarget, door: ScriptedDoor) -> None:
     door.answers = [[waits, runs]]
     await until(lambda: target.state(refs[0]).phase is Phase.RUNNING)
     assert [target.state(ref).phase for ref in refs[1:]] == [Phase.QUEUED] * 2
-    assert target.state(refs[1]).words == "Resources"
+    assert target.state(refs[1]).words == "it is next, and starts as soon as enough is free"
     await target.stop([refs[1]])
     await target.stop(refs)
     cancelled = [each[2] for each in door.asked if each[0] == "cancel_many"]
