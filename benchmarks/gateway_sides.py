@@ -153,15 +153,6 @@ class Side(GatewaySystem):
         """How the names of its jobs begin."""
         return f"qhub-{self.gateway_id}-" if self.kind == "ours" else "dask-gateway"
 
-    def start(self) -> None:
-        """Start the proxy and the gateway, and wait until the one has the other's routes."""
-        super().start()
-        wait_until(
-            lambda: self.api("GET", "clusters/", WATCHER)[0] == 200,
-            READY_SECONDS,
-            f"{self.kind}: the gateway's API through its proxy",
-        )
-
     def states(self) -> Counter[str]:
         """Return how many of its jobs are in which state, schedulers too."""
         return Counter(state for _, _, state, _ in self.jobs())

@@ -270,12 +270,20 @@ def test_worker_out_of_memory(drill: Drill) -> None:
 
 
 def test_log_folder(drill: Drill) -> None:
-    """Where nothing can be written nothing is written; where the folder is gone nothing is amiss."""
+    """Its owner reads it; where the folder is gone, or nothing can be written, nothing is amiss."""
     state = Path(pwd.getpwnam("alice").pw_dir) / ".local/state/qhub"
     logs = state / "dask"
-    assert (logs / drill.name / "scheduler.log").exists()
+    path = f"qhub/clusters/{drill.name}/logs"
+    code, found = drill.gateway.api("GET", path, "alice")
+    assert code == 200
+    assert "Scheduler at:" in found["log"]
+    names = found["workers"]
+    logs_of = [drill.gateway.api("GET", f"{path}?worker={name}", "alice")[1] for name in names]
+    assert any("Registered to:" in each["log"] for each in logs_of)
+    assert drill.gateway.api("GET", path, "bob")[0] == 404
     shutil.rmtree(logs / drill.name)
     drill.compute()
+    assert drill.gateway.api("GET", path, "alice")[1]["log"] == ""
     kept = logs.with_name(f"kept-{secrets.token_hex(4)}")
     logs.rename(kept)
     # not even a folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -38,9 +39,10 @@ c.KubernetesBackend.stuck_patience = 2
 """
 BLOCK = {"cpu_request": "10m", "memory_request": "64 MiB"}
 NO_IMAGE = {**BLOCK, "image": "qhub.test/none:1", "image_pull_policy": "IfNotPresent"}
+NO_DASK = {**BLOCK, "container": {"env": [{"name": "PATH", "value": "/usr/bin:/bin"}]}}
 PROFILES = [
     {"slug": slug, "display_name": slug, "cpu": 1, "memory": "400 MiB", "kubernetes": block}
-    for slug, block in (("small", BLOCK), ("imageless", NO_IMAGE))
+    for slug, block in (("small", BLOCK), ("imageless", NO_IMAGE), ("bare", NO_DASK))
 ]
 NEW = """
 cluster = client.new_cluster(shutdown_on_close=False)
@@ -249,14 +251,28 @@ dask.wait_for_workers(1, timeout=150)
         kubernetes.request("DELETE", f"{quotas}/{QUOTA}")
 
 
-def test_image_that_cannot_be_had(gateway: GatewaySystem, pods: Pods) -> None:
-    """The cluster fails after some patience, in words that name the image."""
+@pytest.mark.parametrize(
+    ("profile", "words", "log"),
+    [
+        ("imageless", "it could not start: the image qhub.test/none:1 cannot be fetched", ""),
+        ("bare", "it failed with exit code 1", "No module named 'distributed'"),
+    ],
+)
+def test_clusters_that_cannot_start(
+    gateway: GatewaySystem, pods: Pods, profile: str, words: str, log: str
+) -> None:
+    """They fail after some patience, and say why; what was written is read when it is over."""
     failed = """
 try:
-    client.new_cluster(profile="imageless")
+    client.new_cluster(profile=values["profile"])
 except Exception as error:
     answer = str(error)
 """
-    assert "failed to start" in run_client(gateway, failed)
-    said = "it could not start: the image qhub.test/none:1 cannot be fetched"
-    assert said in gateway.log()
+    said = run_client(gateway, failed, profile=profile)
+    assert "failed to start" in said
+    (name,) = re.findall(r"[0-9a-f]{32}", said)
+    found = gateway.api("GET", f"qhub/clusters/{name}", "alice")[1]
+    assert found["state"] == "failed"
+    assert words in found["words"]
+    wait_until(lambda: not pods(), SECONDS, "the end of every pod")
+    assert log in gateway.api("GET", f"qhub/clusters/{name}/logs", "alice")[1]["log"]

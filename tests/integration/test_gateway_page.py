@@ -175,6 +175,8 @@ async def test_the_page(systems: Any) -> None:
             dashboard = await alice.get(f"{page}/{name}/dashboard/status")
             assert dashboard.status_code == 200
             assert "Dask" in dashboard.text
+            style = await alice.get(f"{page}/{name}/dashboard/statics/css/base.css")
+            assert style.headers.get_list("Content-Type") == ["text/css"]
             await websocket_is_the_owners(hub, f"{page}/{name}/dashboard/eventstream", alice, bob)
             assert name not in (await bob.get(page)).text
             assert (await bob.get(f"{page}?all")).status_code == 403

@@ -143,7 +143,7 @@ def poller_of(door: Door, intervals: Intervals = FAST) -> Poller:
     return Poller(door, intervals, LOG)
 
 
-async def until(condition: Callable[[], Any], seconds: float = 5) -> None:
+async def until(condition: Callable[[], Any], seconds: float = 60) -> None:
     """Wait for a condition that some other task brings about."""
     async with asyncio.timeout(seconds):
         while not condition():

@@ -391,6 +391,21 @@ async def test_full(
     assert len(names) == 20
 
 
+async def test_the_end_does_not_wait(backend: SmallBackend, target: ScriptedTarget) -> None:
+    """A cluster whose workers wait for room is ended at once."""
+    target.room = 1
+    cluster = await backend.running()
+    await backend.beat(cluster, 4)
+    await until(lambda: cluster.name in backend.records.words)
+    task = backend.starting._tasks[cluster.name]
+    await backend.stop_cluster(cluster.name)
+    await until(lambda: cluster.status == JobStatus.STOPPED)
+    assert task.done()
+    assert not backend.starting._tasks
+    assert not backend.starting._over
+    assert cluster.name not in backend.records.words
+
+
 async def test_never_any_room(backend: SmallBackend, target: ScriptedTarget) -> None:
     """What may never be taken is tried three times, unless there are others; then why is said."""
     target.room, target.certain = 0, False

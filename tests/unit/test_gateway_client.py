@@ -11,9 +11,11 @@ import dask.config
 import pytest
 import yaml
 from dask_gateway import Gateway as DaskClient
+from dask_gateway.client import GatewayClusterError, GatewayWarning
 
 import qhub_gateway
-from qhub_gateway.client import Gateway, KeycloakAuth, addresses_of
+from qhub_gateway import client
+from qhub_gateway.client import Gateway, GatewayCluster, KeycloakAuth, addresses_of
 from qhub_gateway.configuration import Addresses, client_yaml, environment
 from qhub_gateway.errors import QHubGatewayError
 
@@ -158,3 +160,96 @@ def test_loaded_on_first_use() -> None:
     with pytest.raises(AttributeError):
         _ = qhub_gateway.nothing
     assert asyncio.iscoroutinefunction(made)
+
+
+class Answers:
+    """What the gateway answers, one after the other, and what it was asked."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[str, str, Any]] = []
+
+    async def __call__(self, method: str, url: str, json: Any = None) -> Any:
+        self.asked.append((method, url.partition("/api/")[2], json))
+        data = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(data, Exception):
+            raise data
+
+        async def body() -> Any:
+            return data
+
+        return SimpleNamespace(json=body)
+
+
+async def cluster_of(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> GatewayCluster:
+    """Return a cluster by its name, which asks nothing but `answers`."""
+    gateway = await made(Gateway, "https://hub.example.org/gateway", token="abc")
+    monkeypatch.setattr(DaskClient, "_request", lambda _self, *args, **more: answers(*args, **more))
+    return gateway.connect("one")
+
+
+async def test_why_a_cluster_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that fails to start says why, in the words of the gateway."""
+    answers = Answers({"words": "its scheduler ended: it took too much memory"})
+    cluster = await cluster_of(answers, monkeypatch)
+
+    async def fails(_self: object, name: str) -> None:
+        raise GatewayClusterError(f"Cluster {name!r} failed to start, see logs")
+
+    monkeypatch.setattr(DaskClient, "_wait_for_start", fails)
+    with pytest.raises(GatewayClusterError, match="failed to start: its scheduler ended"):
+        await cluster
+    assert answers.asked[0] == ("GET", "qhub/clusters/one", None)
+
+
+async def test_why_a_cluster_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits is told why, again when it changes, and not when the gateway does not answer."""
+    monkeypatch.setattr(client, "_SAY_WHY_SECONDS", 0.01)
+    answers = Answers(
+        OSError("down"),
+        {"words": ""},
+        {"words": "Priority"},
+        {"words": "Priority"},
+        {"words": "Resources"},
+    )
+    cluster = await cluster_of(answers, monkeypatch)
+
+    async def waits(_self: object, name: str) -> None:
+        async with asyncio.timeout(30):
+            while len(answers.asked) < 8:
+                await asyncio.sleep(0.01)
+        raise GatewayClusterError(f"Cluster {name!r} is already stopped")
+
+    monkeypatch.setattr(DaskClient, "_wait_for_start", waits)
+    with (
+        pytest.warns(GatewayWarning) as warned,
+        pytest.raises(GatewayClusterError),
+    ):
+        await cluster
+    told = [str(each.message) for each in warned]
+    assert told == ["The cluster waits: Priority", "The cluster waits: Resources"]
+
+
+async def test_logs_and_sharing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are one request each; a log that is elsewhere is said to be."""
+    answers = Answers(
+        {"log": "text"}, {"users": []}, {"log": "", "elsewhere": "it is in your home"}
+    )
+    cluster = await cluster_of(answers, monkeypatch)
+    assert await cluster.logs("w/1", most_bytes=10) == "text"
+    await cluster.share(users=["bob"])
+    with pytest.raises(QHubGatewayError, match="in your home"):
+        await cluster.gateway.sync(client._logs, cluster.gateway, "one", None, 10)
+    assert answers.asked == [
+        ("GET", "qhub/clusters/one/logs?bytes=10&worker=w%2F1", None),
+        ("PUT", "qhub/clusters/one/sharing", {"users": ["bob"], "groups": []}),
+        ("GET", "qhub/clusters/one/logs?bytes=10", None),
+    ]
+
+
+def test_dasks_panel_in_jupyterlab() -> None:
+    """Variables of a server, and the rendered file, have Dask's panel make clusters of the gateway."""
+    by_variables = dask.config.collect_env(environment(HUB))["labextension"]["factory"]
+    by_file = yaml.safe_load(client_yaml(HUB))["labextension"]["factory"]
+    for factory in (by_variables, by_file):
+        assert (factory["module"], factory["class"]) == ("dask_gateway", "GatewayCluster")

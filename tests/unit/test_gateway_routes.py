@@ -428,6 +428,8 @@ async def test_hostile_bodies(site: Site, body: bytes) -> None:
     ):
         status, data = await site.ask(route, who, body=body, name=cluster.name)
         assert status in {200, 201, 422}, (route, data)
+        # nobody is told first that they are nobody
+        assert (await site.ask(route, None, body=body, name=cluster.name))[0] == 401
     assert cluster.is_active()
     assert cluster.count == 0
 

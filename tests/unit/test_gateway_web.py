@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from jupyterhub.services.auth import HubOAuthCallbackHandler
+from tornado.web import RedirectHandler, RequestHandler
 
 from qhub_gateway.web.addresses import (
     DashboardRefusedError,
@@ -12,6 +14,9 @@ from qhub_gateway.web.addresses import (
     to_browser,
     to_dashboard,
 )
+from qhub_gateway.web.base import Base
+from qhub_gateway.web.dashboards import Dashboard
+from qhub_gateway.web.pages import Clusters, Json, Logs, Rows, Share, Static, Stop
 from qhub_gateway.web.service import WebService
 
 PRIVATE = networks_of(["10.0.0.0/8", "fc00::/7"])
@@ -88,3 +93,20 @@ def test_this_machine_is_never_a_default() -> None:
     for address in ("http://127.0.0.1:8081", "http://[::1]:8081", "http://169.254.169.254:8080"):
         with pytest.raises(DashboardRefusedError):
             checked_address(address, networks)
+
+
+def test_no_page_is_open() -> None:
+    """Whatever the service shows is for who has logged in; style and script of the page are not."""
+    service = WebService(gateway_address="http://127.0.0.1:1")
+    service.prefix, service.base = "/services/qhub/", "/services/qhub/clusters"
+    rules = service.application().wildcard_router.rules
+    handlers = {rule.target for rule in rules} - {Static, HubOAuthCallbackHandler, RedirectHandler}
+    assert {Clusters, Dashboard, Json, Logs, Rows, Share, Stop} == handlers
+    for handler in handlers:
+        assert issubclass(handler, Base)
+        for method in ("get", "post", "put", "delete", "head", "patch", "options"):
+            own = next(
+                (vars(each)[method] for each in handler.__mro__ if method in vars(each)), None
+            )
+            refused = own is vars(RequestHandler)[method]
+            assert refused or hasattr(own, "__wrapped__"), f"{handler.__name__}.{method}"

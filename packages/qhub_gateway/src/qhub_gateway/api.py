@@ -25,7 +25,7 @@ from traitlets.config import LoggingConfigurable
 from yarl import URL
 
 from qhub_gateway.auth import HubAuthenticator
-from qhub_gateway.bodies import problem_with
+from qhub_gateway.bodies import LOOKED_AT, problem_with
 from qhub_gateway.errors import LogElsewhereError, RequestRefusedError, TargetSilentError
 from qhub_gateway.lifetime import end_with_hub
 from qhub_gateway.limiting import DatabaseLimiter
@@ -352,12 +352,23 @@ class Api(LoggingConfigurable):
     def _bodies_looked_at(self) -> Any:  # noqa: ANN401 - aiohttp's decorator
         @web.middleware
         async def looked_at(request: web.Request, handler: _Handler) -> web.StreamResponse:
-            if request.method == "POST":
-                # aiohttp keeps what was read for the route itself, and bounds it to 1 MiB
-                problem = problem_with(route_of(request.path), await request.read())
-                if problem is not None:
-                    return web.json_response({"error": problem}, status=422)
-            return await handler(request)
+            route = route_of(request.path)
+            if request.method != "POST" or route not in LOOKED_AT:
+                return await handler(request)
+            # aiohttp keeps what was read for the route itself, and bounds it to 1 MiB
+            problem = problem_with(route, await request.read())
+            if problem is None:
+                return await handler(request)
+
+            async def refused(_: web.Request) -> web.Response:
+                return web.json_response({"error": problem}, status=422)
+
+            # who is nobody hears that first, as of any other request
+            of_cluster = route == "clusters/:name/heartbeat"
+            answer: _Handler = api_handler(
+                refused, user_authenticated=not of_cluster, token_authenticated=of_cluster
+            )
+            return await answer(request)
 
         return looked_at
 

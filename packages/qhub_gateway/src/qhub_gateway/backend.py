@@ -134,7 +134,8 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
 
     @default("parallelism")
     def _default_parallelism(self) -> int:
-        return 50
+        # one that waits for the end of a cluster keeps no other waiting
+        return 200
 
     @default("backoff_max_delay")
     def _default_backoff_max_delay(self) -> float:

@@ -8,7 +8,17 @@ from typing import Any
 
 from qhub_spawner.errors import shown
 
-__all__ = ["MOST_WORKERS", "problem_with"]
+__all__ = ["LOOKED_AT", "MOST_WORKERS", "problem_with"]
+
+LOOKED_AT = frozenset(
+    {
+        "clusters",
+        "clusters/:name/adapt",
+        "clusters/:name/heartbeat",
+        "clusters/:name/scale",
+    }
+)
+"""The routes whose bodies are looked at, as `qhub_gateway.metrics.route_of` names them."""
 
 MOST_WORKERS = 100_000
 """More than this no cluster can be asked to have, whatever the limits."""

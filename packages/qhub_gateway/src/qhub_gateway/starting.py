@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from dask_gateway_server.backends.db_base import Cluster, JobStatus, Worker
 
@@ -42,6 +43,7 @@ class Starting:
         self.log = records.log
         self._waiting: dict[str, dict[str, Worker]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._over: dict[str, asyncio.Event] = {}
 
     async def close(self) -> None:
         """End background work; what was submitted goes on."""
@@ -58,6 +60,7 @@ class Starting:
         """Wait until no worker of a cluster that is to end is being submitted."""
         task = self._tasks.get(cluster.name)
         if task is not None:
+            self._over[cluster.name].set()
             await asyncio.wait([task])
 
     # ---- schedulers ----
@@ -98,6 +101,7 @@ class Starting:
         waiting = self._waiting.setdefault(cluster.name, {})
         waiting.update((worker.name, worker) for worker in workers)
         if waiting and cluster.name not in self._tasks:
+            self._over[cluster.name] = asyncio.Event()
             self._tasks[cluster.name] = asyncio.ensure_future(self._workers(cluster))
 
     async def _workers(self, cluster: Cluster) -> None:
@@ -128,10 +132,12 @@ class Starting:
                 if smaller or not self._due(some):
                     pause = 1.0
                 else:
-                    await asyncio.sleep(pause)
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._over[cluster.name].wait(), pause)
                     pause = min(_LONGEST_PAUSE_SECONDS, pause * 2)
         finally:
             self._tasks.pop(cluster.name, None)
+            self._over.pop(cluster.name, None)
             if cluster.target != JobStatus.RUNNING:
                 self.records.put([cluster])
 

@@ -44,6 +44,8 @@ _TOO_MANY = re.compile(r"(?:Max|Grp)SubmitJob")
 _MANY = re.compile(rf"{_TOO_MANY.pattern}|job submit limit")
 _GRANTED = words.Granted("", "")
 _MOST_CANCELLATIONS = 500
+# each is a process as another person: a hundred at the same moment would only delay each other
+_CALLS_AT_ONCE = 8
 
 
 class SlurmTarget(Target):
@@ -61,6 +63,7 @@ class SlurmTarget(Target):
         self._watches: dict[JobRef, Watch] = {}
         self._ticked: asyncio.Event = asyncio.Event()
         self._closing = False
+        self._cancelling = asyncio.Semaphore(_CALLS_AT_ONCE)
 
     @property
     def door(self) -> Door:
@@ -202,7 +205,7 @@ class SlurmTarget(Target):
         if job is None or job.state is JobState.UNKNOWN or job.state.over:
             return UNKNOWN
         if job.state.waiting:
-            return State(Phase.QUEUED, job.reason)
+            return State(Phase.QUEUED, words.reason_words(job.reason))
         return State(Phase.RUNNING, since=job.start.timestamp() if job.start else None)
 
     async def changed(self) -> None:
@@ -254,7 +257,8 @@ class SlurmTarget(Target):
         ]
         try:
             for part in batches(asked, _MOST_CANCELLATIONS):
-                await self.door.cancel_many(user, part)
+                async with self._cancelling:
+                    await self.door.cancel_many(user, part)
         except SlurmError as error:
             return error
         return None

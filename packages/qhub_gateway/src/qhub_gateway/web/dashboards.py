@@ -67,7 +67,9 @@ class Dashboard(Base, WebSocketHandler):
             answer = await AsyncHTTPClient().fetch(request, raise_error=False)
         except OSError as error:
             raise web.HTTPError(502, "the dashboard does not answer") from error
-        self.clear_header("Content-Security-Policy")
+        # of these the dashboard has its own; tornado would send a second one beside it
+        for key in ("Content-Security-Policy", "Content-Type"):
+            self.clear_header(key)
         self.set_status(answer.code if answer.code < _NO_ANSWER else 502)
         for key, value in answer.headers.get_all():
             if key.lower() == "location":

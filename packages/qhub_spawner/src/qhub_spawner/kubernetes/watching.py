@@ -85,6 +85,7 @@ class Watch:
         self._waiting: dict[Key | None, set[asyncio.Event]] = {}
         self._heard = 0.0
         self._expired = False
+        self._taken: set[Key] = set()
 
     # ---- what others ask
 
@@ -132,6 +133,7 @@ class Watch:
         """
         key = _key(found)
         if key in self.objects or not _up_to(found, self._version):
+            self._taken.add(key)
             self._put(key, found)
 
     # ---- the loop
@@ -182,6 +184,7 @@ class Watch:
 
     async def _list(self) -> None:
         found: dict[Key, Json] = {}
+        self._taken.clear()
         query = {**self._query, "limit": str(_PAGE)}
         while True:
             page = await self.api.request("GET", self.path, query=query)
@@ -194,18 +197,19 @@ class Watch:
             await asyncio.sleep(0)  # thousands of objects: others get their turn
         self.lists += 1
         self._version = metadata["resourceVersion"]
-        # what was taken meanwhile is newer than the list: that it is not in there says nothing
+        # what was taken meanwhile may be newer than the list: that it is not in there says nothing
         gone = [
             key
             for key in self.objects.keys() - found.keys()
-            if not _beyond(self.objects[key], self._version)
+            if key not in self._taken or not _beyond(self.objects[key], self._version)
         ]
         self._works()
         for key in gone:
             self._drop(key)
         for key, item in found.items():
             known = self.objects.get(key)
-            if known != item and (known is None or not _older(item, known)):
+            newer = key in self._taken and known is not None and _older(item, known)
+            if known != item and not newer:
                 self._keep(key, item)
         self.wake(None)
 
@@ -253,6 +257,7 @@ class Watch:
         self._tell(key, item)
 
     def _drop(self, key: Key) -> None:
+        self._taken.discard(key)
         if self.objects.pop(key, None) is not None:
             self._tell(key, None)
 
