@@ -253,3 +253,27 @@ def test_dasks_panel_in_jupyterlab() -> None:
     by_file = yaml.safe_load(client_yaml(HUB))["labextension"]["factory"]
     for factory in (by_variables, by_file):
         assert (factory["module"], factory["class"]) == ("dask_gateway", "GatewayCluster")
+
+
+def test_the_collector_in_the_clients_own_loop() -> None:
+    """A client, and a cluster's, that the collector ends in their own loop do not stop it for ever."""
+    first = Gateway("https://hub.example.org/gateway", auth=KeycloakAuth("x"))
+    cluster = GatewayCluster.__new__(GatewayCluster)
+    cluster.gateway = DaskClient("https://hub.example.org/gateway", auth=KeycloakAuth("x"))
+    cluster.status = "closed"
+    assert isinstance(cluster.gateway, Gateway)
+    last, things = Gateway("https://hub.example.org/gateway", auth=KeycloakAuth("x")), [first]
+    things.append(cluster)
+    del first, cluster
+
+    async def collect() -> int:
+        things.clear()  # their last references
+        await asyncio.sleep(0)
+        return 1
+
+    loop = last.loop.asyncio_loop
+    try:
+        assert asyncio.run_coroutine_threadsafe(collect(), loop).result(timeout=30) == 1
+        assert asyncio.run_coroutine_threadsafe(asyncio.sleep(0, 2), loop).result(timeout=30) == 2
+    finally:
+        last.close()

@@ -149,6 +149,14 @@ class Gateway(DaskClient):  # type: ignore[misc]
         """
         return self.sync(_share, self, cluster_name, users, groups)
 
+    def __del__(self) -> None:
+        """Close what is open, as Dask's own, but wait for nothing where that would be for ever."""
+        if _is_its_own_loop(self):
+            _ENDING.add(task := asyncio.ensure_future(self._cleanup()))
+            task.add_done_callback(_ENDING.discard)
+        elif hasattr(self, "_loop_runner") and self._loop_runner.is_started():
+            super().__del__()
+
     def _reached(self) -> dict[str, Any]:
         return {
             "address": self.address,
@@ -162,6 +170,26 @@ class Gateway(DaskClient):  # type: ignore[misc]
 
 class GatewayCluster(DaskCluster):  # type: ignore[misc]
     """A cluster; Dask's own, which also says why, shows its logs and can be shared."""
+
+    @property
+    def gateway(self) -> Gateway:
+        """The client by which it speaks to the gateway."""
+        return self._gateway
+
+    @gateway.setter
+    def gateway(self, made: DaskClient) -> None:
+        # Dask makes one of its own class, which cannot be ended everywhere: see `Gateway.__del__`
+        made.__class__ = Gateway
+        self._gateway: Gateway = made
+
+    def __del__(self) -> None:
+        """End as Dask's own, but wait for nothing where that would be for ever."""
+        if hasattr(self, "_gateway") and _is_its_own_loop(self._gateway):
+            if self.status != "closed":
+                _ENDING.add(task := asyncio.ensure_future(self._stop_internal()))
+                task.add_done_callback(_ENDING.discard)
+        else:
+            super().__del__()
 
     async def _start_async(self) -> None:
         saying = asyncio.ensure_future(self._say_why())
@@ -204,6 +232,25 @@ class GatewayCluster(DaskCluster):  # type: ignore[misc]
     def share(self, *, users: Sequence[str] = (), groups: Sequence[str] = ()) -> Any:  # noqa: ANN401 - awaitable if asynchronous
         """Let others look at the dashboard; see `Gateway.share`."""
         return self.gateway.sync(_share, self.gateway, self.name, users, groups)
+
+
+# What was begun where nobody could wait for it.
+_ENDING: set[asyncio.Task[None]] = set()
+
+
+def _is_its_own_loop(client: DaskClient) -> bool:
+    """Whether this runs in the very loop that does the client's work.
+
+    The collector runs finalizers wherever it strikes, there as well, and Dask's own then wait for
+    that loop in itself.
+    """
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    if not hasattr(client, "_loop_runner") or client.asynchronous:
+        return False
+    return client._loop_runner.is_started() and client.loop.asyncio_loop is running  # noqa: SLF001 - Dask's own
 
 
 async def _logs(gateway: Any, name: str, worker: str | None, most_bytes: int) -> str:  # noqa: ANN401 - Dask's client
