@@ -192,6 +192,8 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         self.user_options = self._chosen_before = options
         if self.orm_spawner is not None:
             self.orm_spawner.user_options = options
+            # at once: a request that ends before the hub's next commit would take it back
+            self.db.commit()
 
     async def start(self) -> tuple[str, int]:
         """Start what was selected; returns host and port.
