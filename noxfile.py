@@ -38,7 +38,10 @@ RINGS = {
 }
 # In a run of all rings these tests have processes of their own, beside the others: all of them wait
 # for their systems most of the time. tests/conftest.py marks a test with the systems it needs.
-BESIDE = {"kubernetes": "kubernetes", "auth": "(auth or gateway) and not kubernetes"}
+BESIDE = {
+    "kubernetes": "kubernetes or (e2e and not auth and not gateway)",
+    "auth": "(auth or gateway) and not kubernetes",
+}
 BESIDE_SECONDS = 40 * 60.0  # how long it may still take when the others are through
 # Seconds that a session's process gets to end what it started after Ctrl-C.
 GRACE = {"interrupt_timeout": 60.0, "terminate_timeout": 30.0}

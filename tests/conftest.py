@@ -43,6 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the marks of systems."""
     for system in SYSTEMS:
         config.addinivalue_line("markers", f"{system}: needs {system}; set by tests/conftest.py")
+    config.addinivalue_line("markers", "e2e: in a browser, or as a whole; set by tests/conftest.py")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -52,6 +53,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "unit" not in item.path.parts:
             for system in systems_of(item):
                 item.add_marker(system)
+        if "e2e" in item.path.parts:
+            item.add_marker("e2e")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
