@@ -203,7 +203,7 @@ def _pod(
         labels={CLUSTER: cluster.name, ROLE: role},
         annotations=names.owner_annotations(owner.name, ""),
         settings=place.settings,
-        shell=_SHELL,
+        shell=_SHELL,  # nosec B604 - a constant, and no process is started here
     )
     pod["metadata"]["labels"].update(names.labels(place.gateway_id, "", MANAGER))
     variables = {name: literal(value) for name, value in cluster.environment.items()}

@@ -58,7 +58,7 @@ def render_page(  # noqa: PLR0913 - what stands on the page, by name
         problem: Something that went wrong, in words.
     """
     html: str = _template("clusters.html.j2").render(
-        rows=Markup(render_rows(clusters, base=base, now=now, xsrf=xsrf, everyone=everyone)),  # noqa: S704 - rendered with escaping
+        rows=Markup(render_rows(clusters, base=base, now=now, xsrf=xsrf, everyone=everyone)),  # nosec B704 # noqa: S704 - rendered with escaping
         user=user,
         base=base,
         hub=hub,
