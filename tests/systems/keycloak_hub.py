@@ -6,7 +6,6 @@ import importlib.util
 import os
 import secrets
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import httpx
 
 from .hub import HubSystem
 from .keycloak.realms import Realm
-from .processes import SystemUnavailableError
+from .processes import SystemUnavailableError, wait_until
 from .userenv import proxy_program
 
 SECONDS = 60
@@ -160,19 +159,8 @@ def _sources() -> Path | None:
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Wait until `condition` is true; return what it returned.
-
-    Raises:
-        AssertionError: It is not in time.
-    """
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.05)
-    message = f"not within {seconds:g} s: {what}"
-    raise AssertionError(message)
+    """Wait until `condition` is true, as `wait_until`, and look often."""
+    return wait_until(condition, seconds, what, poll_seconds=0.05)
 
 
 _CONFIG = """

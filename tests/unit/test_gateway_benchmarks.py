@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("dask_gateway_server")
-
 from benchmarks import gateway_asker, gateway_pods, gateway_sides, gateway_stand_in
 from benchmarks.figures import Calls
 from benchmarks.gateway_busy import Queue

@@ -18,7 +18,7 @@ from qhub_gateway.requests import ClusterRequest, Size
 from qhub_gateway.targets.target import WORKER_NAME
 from qhub_spawner.profiles import Profile
 from qhub_spawner.resources import SlurmBlock, merged
-from qhub_spawner.slurm.script import LOG_FOLDER, Defaults, options_of
+from qhub_spawner.slurm.script import LOG_FOLDER, Defaults, options_of, prepared
 
 TLS_CERT = "QHUB_GATEWAY_TLS_CERT"
 TLS_KEY = "QHUB_GATEWAY_TLS_KEY"
@@ -111,9 +111,7 @@ def _script(
     choose: Sequence[str],
 ) -> str:
     block = profile.slurm
-    prologue = "\n".join(filter(None, (defaults.prologue, block.prologue if block else "")))
     epilogue = "\n".join(filter(None, (block.epilogue if block else "", defaults.epilogue)))
-    modules = block.modules if block else ()
     log = '"$qhub_log/scheduler.log"' if kind == "scheduler" else '"$qhub_log/$qhub_worker.log"'
     lines = [
         "#!/bin/bash",
@@ -137,18 +135,7 @@ def _script(
         f'export {_COMM}__CA_FILE="/proc/$$/fd/8"',
         f'export {_COMM}__{role}__CERT="/proc/$$/fd/8"',
         f'export {_COMM}__{role}__KEY="/proc/$$/fd/9"',
-    ]
-    if modules:
-        lines += [
-            "# modules are a shell function that a login shell would have",
-            "type module >/dev/null 2>&1 || . /etc/profile",
-            f"module load {shlex.join(modules)}",
-        ]
-    if prologue:
-        lines += ["# prologue", prologue]
-    if profile.environment.prefix is not None:
-        lines.append(f'export PATH={shlex.quote(f"{profile.environment.prefix}/bin")}:"$PATH"')
-    lines += [
+        *prepared(profile, defaults),
         f"{command} &",
         "qhub_dask=$!",
         "trap 'qhub_signal=1; kill -TERM \"$qhub_dask\" 2>/dev/null' TERM INT",

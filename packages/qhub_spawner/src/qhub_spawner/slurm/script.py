@@ -136,6 +136,25 @@ def work() -> str:
     return (files("qhub_spawner") / "work.py").read_text(encoding="utf-8")
 
 
+def prepared(profile: Profile, defaults: Defaults) -> list[str]:
+    """Return the lines by which a job has what its profile names: modules, prologue, software."""
+    block, prefix = profile.slurm, profile.environment.prefix
+    modules = block.modules if block else ()
+    prologue = "\n".join(filter(None, (defaults.prologue, block.prologue if block else "")))
+    lines = []
+    if modules:
+        lines += [
+            "# modules are a shell function that a login shell would have",
+            "type module >/dev/null 2>&1 || . /etc/profile",
+            f"module load {shlex.join(modules)}",
+        ]
+    if prologue:
+        lines += ["# prologue", prologue]
+    if prefix is not None:
+        lines.append(f'export PATH={shlex.quote(f"{prefix}/bin")}:"$PATH"')
+    return lines
+
+
 def batch_script(profile: Profile, argv: tuple[str, ...], defaults: Defaults) -> str:
     """Return the batch script that runs `argv` as the server.
 
@@ -144,10 +163,7 @@ def batch_script(profile: Profile, argv: tuple[str, ...], defaults: Defaults) ->
     its own exit status, runs the epilogue, and hands a SIGTERM on to the server.
     """
     block = profile.slurm
-    prologue = "\n".join(filter(None, (defaults.prologue, block.prologue if block else "")))
     epilogue = "\n".join(filter(None, (block.epilogue if block else "", defaults.epilogue)))
-    modules = block.modules if block else ()
-    environment = profile.environment
     lines = [
         "#!/bin/bash",
         "# A server of a qhub hub; sbatch's options were given beside this script.",
@@ -159,19 +175,9 @@ def batch_script(profile: Profile, argv: tuple[str, ...], defaults: Defaults) ->
         'if (umask 077; mkdir -p "$qhub_log" && : >"$qhub_log/server-$SLURM_JOB_ID.log"); then',
         '  exec >"$qhub_log/server-$SLURM_JOB_ID.log" 2>&1',
         "fi",
+        *prepared(profile, defaults),
+        "qhub_python=python3",
     ]
-    if modules:
-        lines += [
-            "# modules are a shell function that a login shell would have",
-            "type module >/dev/null 2>&1 || . /etc/profile",
-            f"module load {shlex.join(modules)}",
-        ]
-    if prologue:
-        lines += ["# prologue", prologue]
-    if environment.prefix is not None:
-        prefix = shlex.quote(f"{environment.prefix}/bin")
-        lines.append(f'export PATH={prefix}:"$PATH"')
-    lines.append("qhub_python=python3")
     if argv[0].startswith("/"):
         # the server's own interpreter stands beside its command; the node's may be too old
         folder = argv[0].rpartition("/")[0]
