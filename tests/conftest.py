@@ -20,11 +20,15 @@ FAILURES = Path(__file__).parents[1] / "build" / "tests" / "failures.log"
 REQUIRED = bool(os.environ.get("QHUB_SYSTEMS_REQUIRED") or os.environ.get("CI"))
 
 
-# How long an example takes says nothing on a machine that others use too.
+# How long an example takes says nothing on a machine that others use too. Examples are not drawn
+# anew for each run, so that what fails is the change and not luck; QHUB_EXAMPLES=5000 looks further.
+EXAMPLES = int(os.environ.get("QHUB_EXAMPLES", "0"))
 settings.register_profile(
     "shared machine",
     parent=settings.get_profile(settings.get_current_profile_name()),
     deadline=None,
+    derandomize=not EXAMPLES,
+    max_examples=EXAMPLES or 100,
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("shared machine")

@@ -118,6 +118,12 @@ class TestRows:
         with pytest.raises(GarbledAnswerError):
             list(rows(document, "jobs", job_of))
 
+    @pytest.mark.parametrize("moment", [2**63, 2**53 + 1, 67768036191676800, -1, 2**64 - 2])
+    def test_a_moment_that_is_none(self, moment: int) -> None:
+        """A number that is no moment is not known, on every platform."""
+        row = {"job_id": 1, "job_state": "RUNNING", "end_time": moment}
+        assert [job.end for job in rows({"jobs": [row]}, "jobs", job_of)] == [None]
+
     @given(
         st.dictionaries(
             st.sampled_from(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qhub_spawner.errors import SelectionError
@@ -145,9 +146,11 @@ class TestComment:
     """Whose a job is, for people."""
 
     @given(st.text())
+    @example("\x7f")
     def test_is_one_line_of_ascii(self, server: str) -> None:
         """A server's name is JSON in plain ASCII, without control characters."""
         text = comment("a1", "alice", server, "0" * 16)
+        assert json.loads(text)["server"] == server[:100]
         assert text.isascii()
         assert text.isprintable()
         assert len(text) < 1500

@@ -79,15 +79,15 @@ class GroupRows:
             rows = transaction.execute(query).all()
         return tuple(sorted(map(_numbers, rows), key=lambda each: (each.path, each.gid)))
 
-    def group_paths(self, gids: Iterable[int]) -> dict[int, str]:
-        """Return the paths of the groups, those that are gone included, that have these gids."""
+    def groups_of_gids(self, gids: Iterable[int]) -> list[tuple[int, str, str]]:
+        """Return gid, key and path of the groups, those that are gone included, with these gids."""
         asked = sorted(set(gids))
-        found: dict[int, str] = {}
+        found: list[tuple[int, str, str]] = []
         with self.database.reading() as transaction:
             for start in range(0, len(asked), _BATCH):
                 some = groups.c.gid.in_(asked[start : start + _BATCH])
-                rows = transaction.execute(sa.select(groups.c.gid, groups.c.path).where(some))
-                found |= {row.gid: row.path for row in rows}
+                query = sa.select(groups.c.gid, groups.c.key, groups.c.path).where(some)
+                found += [(row.gid, row.key, row.path) for row in transaction.execute(query)]
         return found
 
     def retire_group(self, key: str) -> bool:

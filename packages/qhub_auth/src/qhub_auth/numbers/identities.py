@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -306,7 +307,7 @@ class Identities(LoggingConfigurable):
         for sub, facts in people.items():
             name = (names or {}).get(sub) or facts.name.lower()
             try:
-                check_primary(facts.gid, shown(name), belong[sub], directory, gids)
+                check_primary(facts.gid, shown(name), belong[sub], gids)
                 wanted.append(self._wanted(facts, name, known.get(sub), reserved))
             except IdentityError as error:
                 failed[sub] = error
@@ -345,17 +346,25 @@ class Identities(LoggingConfigurable):
 
     def _groups_by_gid(
         self, directory: Directory, people: Collection[PersonFacts]
-    ) -> dict[int, str]:
-        """Return the paths of groups by gid, as far as somebody's primary group could be one."""
+    ) -> dict[int, list[Group]]:
+        """Return groups by gid, as far as somebody's primary group could be one of them.
+
+        More than one group can ask for a gid, and only one can have it: all of them are told.
+        """
         asked = {each.gid for each in people if each.gid is not None}
         if not asked:
             return {}
-        found = self.store.group_paths(asked)
+        found: dict[int, list[Group]] = defaultdict(list)
+        for gid, key, path in self.store.groups_of_gids(asked):
+            # by its key: it may have been renamed since
+            group = directory.by_id.get(key) or directory.groups.get(path)
+            if group is not None:
+                found[gid].append(group)
         for group in numbered_groups(directory):
             with contextlib.suppress(IdentityError):  # it has no number then
-                gid = group_wanted(group).gid
-                if gid is not None:
-                    found[gid] = group.path
+                wanted = group_wanted(group).gid
+                if wanted is not None:
+                    found[wanted].append(group)
         return found
 
     def _wanted(

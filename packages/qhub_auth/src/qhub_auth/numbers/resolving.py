@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -192,7 +192,7 @@ def identity_for(
 
 
 def check_primary(
-    gid: int | None, who: str, belongs: Membership, directory: Directory, gids: Mapping[int, str]
+    gid: int | None, who: str, belongs: Membership, gids: Mapping[int, Sequence[Group]]
 ) -> None:
     """Refuse a primary group by which somebody could write where their groups do not let them.
 
@@ -200,17 +200,15 @@ def check_primary(
         gid: The gid of their primary group that an administrator gave them, if one did.
         who: For the error.
         belongs: What they have by their groups.
-        directory: All groups.
-        gids: The paths of all groups that have a number, by gid.
+        gids: The groups that have or ask for a number, by gid.
 
     Raises:
         NumberTakenError: It is that of a group with a shared folder, and they may not write there.
     """
-    path = None if gid is None else gids.get(gid)
-    group = None if path is None else directory.groups.get(path)
-    if group is None or group.share is None:
-        return
-    if group.path not in {each.path for each in belongs.groups}:
+    mine = {each.path for each in belongs.groups}
+    for group in () if gid is None else gids.get(gid, ()):
+        if group.share is None or group.path in mine:
+            continue
         msg = (
             f"the gid (gidNumber) of {who} is {gid}, that of the group {shown(group.path)}, which "
             "has a shared folder and in which they are not: make them a member in Keycloak, or "

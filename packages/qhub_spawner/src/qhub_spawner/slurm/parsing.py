@@ -158,8 +158,18 @@ def _time(text: str) -> datetime | None:
         return None
     if not text.isdigit():
         raise ValueError(text)
-    seconds = int(text)
-    return datetime.fromtimestamp(seconds, UTC) if seconds else None
+    return moment(int(text)) if int(text) else None
+
+
+def moment(seconds: int) -> datetime:
+    """Return a moment that Slurm gives as seconds since the epoch.
+
+    Raises:
+        ValueError: It is none of any job: platforms differ in what else they make of it.
+    """
+    if not 0 <= seconds < _NO_MOMENT:
+        raise ValueError(seconds)
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def walltime_seconds(text: str) -> int | None:
@@ -344,6 +354,7 @@ def _longest(seconds: list[int | None]) -> Duration | None:
 
 
 _SUBMITTED = re.compile(r"(\d+)(?:;(\S+))?\s*")
+_NO_MOMENT = 2**33  # seconds, in the year 2242
 _STARTS = re.compile(r"Job \d+ to start at (\S+) using \d+ processors?")
 
 
@@ -371,7 +382,7 @@ def parse_estimate(text: str) -> datetime | None:
         return None
     try:
         if match[1].isdigit():
-            return datetime.fromtimestamp(int(match[1]), UTC)
+            return moment(int(match[1]))
         return datetime.fromisoformat(match[1]).astimezone(UTC)
     except (ValueError, OverflowError):
         return None

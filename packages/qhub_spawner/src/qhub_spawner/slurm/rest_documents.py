@@ -6,16 +6,17 @@ description is wrong in places (tests hold each option to what the job then has)
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
 from qhub_spawner.errors import SlurmRejectedError, SlurmUnavailableError, shown
 from qhub_spawner.slurm.capacity import Node, parse_gres
 from qhub_spawner.slurm.jobs import GarbledAnswerError, Job, JobEnding, JobState, read_tasks
-from qhub_spawner.slurm.parsing import NOT_HEARD, Association, parse_json, walltime_seconds
+from qhub_spawner.slurm.parsing import NOT_HEARD, Association, moment, parse_json, walltime_seconds
 from qhub_spawner.slurm.script import Submission
 
 # slurm_errno.h: slurmctld's own refusals are numbered from 2000; 2027 is a standby controller's.
@@ -205,7 +206,12 @@ def rows(answer: Mapping[str, Any], key: str, read: Callable[[Row], T]) -> Itera
 
 
 def _moment(value: object) -> datetime | None:
-    return datetime.fromtimestamp(value, UTC) if value and isinstance(value, int) else None
+    # what is not known is written as 0, or as the largest number that fits
+    if not value or not isinstance(value, int):
+        return None
+    with contextlib.suppress(ValueError):
+        return moment(value)
+    return None
 
 
 def job_of(row: Row) -> Job:

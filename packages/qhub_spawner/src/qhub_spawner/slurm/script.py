@@ -81,10 +81,12 @@ def account_name(user: str) -> str:
 def comment(hub_id: str, user: str, server_name: str, spawn_id: str) -> str:
     """Return the job's comment: whose it is, for people and for `sacct`.
 
-    A server's name may be of any length, a comment not: the rest of it is left out.
+    A server's name may be of any length, a comment not: the rest of it is left out. It is one line
+    that can be printed: DEL is the one control character that JSON does not escape.
     """
     owner = {"qhub": hub_id, "user": user, "server": server_name[:100], "spawn": spawn_id}
-    return json.dumps(owner, ensure_ascii=True, separators=(",", ":"))
+    text = json.dumps(owner, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("\x7f", "\\u007f")
 
 
 def options_of(profile: Profile, defaults: Defaults) -> dict[str, str | None]:
