@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from qhub_spawner.identity import Identity
 from qhub_spawner.kubernetes.manifest import Settings, Storage, completed, merged, path_part
+from qhub_spawner.kubernetes.possible import with_any_image
 from qhub_spawner.profiles import Profile
 from tests.unit import hostile
 from tests.unit.test_identity import ALICE
@@ -159,6 +160,7 @@ def test_the_person() -> None:
         "runAsUser": 20001,
         "runAsGroup": 20001,
         "supplementalGroups": [30001, 30002],
+        "supplementalGroupsPolicy": "Strict",
     }
     container = server(pod)
     variables = {each["name"]: each["value"] for each in container["env"]}
@@ -174,6 +176,29 @@ def test_the_person() -> None:
     assert container["args"] == ["jupyterhub-singleuser", "--debug"]
     assert not pod["spec"].get("initContainers")
     assert "lifecycle" not in container
+
+
+def test_no_group_but_the_persons() -> None:
+    """A group for everybody's volumes, and a laxer rule for the image's groups, are taken away."""
+    context = {"fsGroup": 100, "supplementalGroups": [7], "supplementalGroupsPolicy": "Merge"}
+    base = merged(BASE, {"spec": {"securityContext": context}})
+    identity = Identity.model_validate(ALICE)
+    found = completed(base, profile(), user="alice", identity=identity)["spec"]["securityContext"]
+    assert found["supplementalGroups"] == [30001, 30002]
+    assert found["supplementalGroupsPolicy"] == "Strict"
+    assert "fsGroup" not in found
+    lax = Settings(strict_groups=False)
+    found = completed(base, profile(), user="alice", identity=identity, settings=lax)
+    # not even named: an older node knows nothing of it
+    assert "supplementalGroupsPolicy" not in found["spec"]["securityContext"]
+    assert "fsGroup" not in found["spec"]["securityContext"]
+
+
+def test_who_may_write_an_image() -> None:
+    """Where an image may add groups, the log names the profiles that take any."""
+    free = {"display_name": "Image", "free": {"sets": "kubernetes.image"}}
+    (line,) = with_any_image([profile(), profile(options={"image": free})])
+    assert line.startswith("profiles[1] (p).options.image.free: people may write an image")
 
 
 def test_a_uid_of_the_container_does_not_beat_the_person() -> None:

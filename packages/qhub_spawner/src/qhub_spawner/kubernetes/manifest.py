@@ -43,6 +43,7 @@ class Settings:
     gpu_type_label: str = "nvidia.com/gpu.product"
     nss_wrapper: str = "libnss_wrapper.so"
     restricted: bool = True
+    strict_groups: bool = True
 
 
 def completed(
@@ -85,7 +86,9 @@ def completed(
     pod = with_container(pod, _container(profile, block))
     pod = with_storage(pod, user, identity, settings.storage)
     if identity is not None:
-        pod = with_identity(pod, user, identity, settings.nss_wrapper)
+        pod = with_identity(
+            pod, user, identity, settings.nss_wrapper, strict_groups=settings.strict_groups
+        )
     pod = _with_shell(pod, shell or _SHELL.format(work=quoted_work()))
     # Kubernetes' own default would start a server again that its person has ended
     pod["spec"].setdefault("restartPolicy", "Never")

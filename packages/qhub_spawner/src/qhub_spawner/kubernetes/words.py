@@ -214,6 +214,10 @@ _KUBELET_ENDINGS: Mapping[str, str] = {
     "NodeAffinity": "{node} is no longer of the kind it asks for",
     "TopologyAffinityError": "{node} could not give it what it asks for in one place",
     "UnexpectedAdmissionError": "{node} did not take it",
+    "SupplementalGroupsPolicyNotSupported": (
+        "{node} cannot keep an image from adding groups (supplementalGroupsPolicy); the "
+        "administrator can help"
+    ),
 }
 _TERMINATIONS: Mapping[str, str] = {
     "ContainerCannotRun": "its container could not be run on {node}",
