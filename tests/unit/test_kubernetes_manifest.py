@@ -151,6 +151,28 @@ def test_restricted_where_nothing_else_is_configured() -> None:
     assert "securityContext" not in made(settings=Settings(restricted=False))["spec"]
 
 
+@pytest.mark.parametrize(
+    ("kubespawner", "field", "mounted"),
+    [
+        ({}, None, False),
+        ({"serviceAccountName": "team"}, None, None),  # as Kubernetes does: it is mounted
+        ({"serviceAccountName": "team", "automountServiceAccountToken": False}, None, False),
+        ({"automountServiceAccountToken": True}, None, True),
+        ({}, "other", False),
+        ({"serviceAccountName": "team"}, "other", False),
+    ],
+)
+def test_token_of_a_service_account(kubespawner: Any, field: Any, mounted: Any) -> None:
+    """It is mounted where ``c.KubeSpawner`` names an account, and not where a profile does."""
+    base = copy.deepcopy(BASE)
+    del base["spec"]["automountServiceAccountToken"]
+    base["spec"] |= kubespawner
+    block = {"kubernetes": {"service_account": field}} if field else {}
+    spec = completed(base, profile(**block), user="alice")["spec"]
+    assert spec.get("automountServiceAccountToken") is mounted
+    assert spec.get("serviceAccountName") == (field or kubespawner.get("serviceAccountName"))
+
+
 def test_the_person() -> None:
     """Numbers, names from files that are there before the container starts, home, umask."""
     pod = made(Identity.model_validate(ALICE))

@@ -56,15 +56,15 @@ _CONFIG_FAILURES: Sequence[tuple[str, str]] = (
     (
         r"image has non-numeric user \((?P<name>[\w.-]{1,32})\)",
         (
-            "its image names its user ({name}) and not a number, so that nobody can tell that it is "
-            "not root: it needs another image, or a number from the administrator"
+            "its image names its user ({name}) and not a number, so that nobody can tell that it "
+            "is not root: it needs another image, or a number from the administrator"
         ),
     ),
     (
         r"image will run as root|breaks non-root policy",
         (
-            "its image would run as root, which is not allowed: it needs another image, or a number "
-            "from the administrator"
+            "its image would run as root, which is not allowed: it needs another image, or a "
+            "number from the administrator"
         ),
     ),
     (
@@ -74,8 +74,8 @@ _CONFIG_FAILURES: Sequence[tuple[str, str]] = (
     (
         r'(?:create subPath directory|prepare subPath) for volumeMount "(?P<name>[\w.-]{1,63})"',
         (
-            "its folder in the volume {name} cannot be had: the administrator has to make it, or to "
-            "let nodes make it"
+            "its folder in the volume {name} cannot be had: the administrator has to make it, or "
+            "to let nodes make it"
         ),
     ),
     (
