@@ -300,18 +300,6 @@ class KubernetesBackend(LoggingConfigurable):
         )
 
     @property
-    def common_spec(self) -> dict[str, Any]:
-        """What ``c.KubeSpawner`` says of every pod that decides where it may run."""
-        traits = self.config.KubeSpawner
-        tolerations, wanted = traits.get("tolerations", None), traits.get("node_selector", None)
-        spec: dict[str, Any] = {}
-        if isinstance(tolerations, list):
-            spec["tolerations"] = tolerations
-        if isinstance(wanted, dict):
-            spec["nodeSelector"] = wanted
-        return spec
-
-    @property
     def pools(self) -> tuple[ScalablePool, ...]:
         """The pools that grow by themselves."""
         return tuple(map(ScalablePool.of, self.scalable_pools))
