@@ -74,6 +74,10 @@ async def test_what_the_server_gets(backend_hub: BackendHub, served: Served) -> 
     assert environment["FROM_THE_PROFILE"] == "yes"
     assert environment["JUPYTERHUB_USER"] == "alice"
     assert environment["JUPYTERHUB_SERVICE_PREFIX"] == "/user/alice/"
+    assert environment["QHUB_PROFILE"] == "good"
+    transports = {"command-line", "rest"}
+    expected = "slurm" if backend_hub.kind in transports else backend_hub.kind
+    assert environment["QHUB_BACKEND"] == expected
     assert environment["USER"] == environment["LOGNAME"] == backend_hub.account
     if backend_hub.kind != "kubernetes":  # there it is the image's
         assert environment["LANG"] == "C.UTF-8"

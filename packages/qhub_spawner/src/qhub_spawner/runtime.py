@@ -46,7 +46,7 @@ class HubRuntime(LoggingConfigurable):
         self._backends: dict[str, Backend] = {}
         self._catalogue: Catalogue | None = None
         self._catalogue_stamp: tuple[int, int, int] | None = None
-        self._opening: list[asyncio.Task[None]] = []
+        self._opened: dict[str, asyncio.Task[None]] = {}
         self.idle: IdleRule | None = None
 
     # ---- profiles ----
@@ -112,7 +112,7 @@ class HubRuntime(LoggingConfigurable):
                 msg = f"there is no backend {name!r}; there are kubernetes, local and slurm"
                 raise KeyError(msg)
             self._backends[name] = backend
-            self._opening.append(asyncio.ensure_future(backend.open()))
+            self._opened[name] = asyncio.ensure_future(backend.open())
         return self._backends[name]
 
     def _kubernetes(self) -> Backend:
@@ -131,6 +131,17 @@ class HubRuntime(LoggingConfigurable):
         backend.recorded = lambda: self.recorded()  # type: ignore[method-assign]  # noqa: PLW0108
         return backend
 
+    async def delete_forever(self, spawner: Any) -> None:
+        """Delete what outlives servers, as a person or a named server is forgotten: their storage.
+
+        Raises:
+            ConfigurationError: What the Kubernetes backend needs is not installed.
+        """
+        if spawner.config.get("KubeSpawner", {}).get("storage_pvc_ensure"):
+            backend: Any = self.backend("kubernetes")
+            await self._opened["kubernetes"]
+            await backend.delete_forever(spawner)
+
     def problems(self) -> list[str]:
         """Say what does not work any more, and will not by itself; empty where all is well."""
         found = (getattr(backend, "problem", None) for backend in self._backends.values())
@@ -140,7 +151,7 @@ class HubRuntime(LoggingConfigurable):
         """Begin to look for idle servers."""
         self.idle = IdleRule(app)
         self.idle.queue = self._queue  # type: ignore[method-assign]
-        self._opening.append(asyncio.ensure_future(self.idle.run()))
+        self._watching = asyncio.ensure_future(self.idle.run())
 
     def _queue(self) -> Any:
         """Return Slurm's queue, if the hub has to do with Slurm and knows it."""

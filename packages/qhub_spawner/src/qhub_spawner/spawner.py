@@ -289,6 +289,10 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
             self.log.error("stopping %s: %s", self._log_name, error)  # noqa: TRY400 - all is said
             raise
 
+    async def delete_forever(self) -> None:
+        """Delete what outlives the server: the hub forgets its person, or the named server."""
+        await self.runtime.delete_forever(self)
+
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """Yield the hub's progress events."""
         async for step in starting.progress(self):

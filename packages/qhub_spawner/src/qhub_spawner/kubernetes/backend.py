@@ -17,7 +17,7 @@ from traitlets.config import LoggingConfigurable
 
 from qhub_spawner.availability import Availability
 from qhub_spawner.errors import ConfigurationError, KubernetesError, Problem
-from qhub_spawner.kubernetes import possible
+from qhub_spawner.kubernetes import claims, possible
 from qhub_spawner.kubernetes.api import KubernetesApi, collection
 from qhub_spawner.kubernetes.event_index import EventIndex
 from qhub_spawner.kubernetes.manifest import Settings
@@ -315,6 +315,10 @@ class KubernetesBackend(LoggingConfigurable):
     def server(self, owner: Any) -> KubernetesServer:
         """See `Backend.server`."""
         return KubernetesServer(self, owner)
+
+    async def delete_forever(self, owner: Any) -> None:
+        """Delete what was made for a person, or a named server, that the hub forgets."""
+        await claims.delete_claim(self.api, owner)
 
     def alternative_names(self, owner: Any) -> list[str]:
         """Return the names that the certificate of a server must hold."""

@@ -21,7 +21,7 @@ from qhub_spawner.kubernetes.personal import Storage, path_part, with_identity, 
 from qhub_spawner.profiles import Profile
 from qhub_spawner.resources import KubernetesBlock
 
-__all__ = ["Settings", "Storage", "completed", "merged", "path_part", "quoted_work"]
+__all__ = ["Settings", "Storage", "completed", "merged", "path_part", "quoted_work", "with_choice"]
 
 Json = dict[str, Any]
 
@@ -98,6 +98,14 @@ def completed(
         pod = _restricted(pod, token=token)
     pod = with_container(pod, block.container)
     return {**pod, "spec": merged(pod["spec"], block.pod)}
+
+
+def with_choice(pod: Json, slug: str) -> Json:
+    """Tell what runs in the server where it runs, as every backend does."""
+    said = {"QHUB_PROFILE": slug, "QHUB_BACKEND": "kubernetes"}
+    return with_container(
+        pod, {"env": [{"name": name, "value": value} for name, value in said.items()]}
+    )
 
 
 # --- the profile

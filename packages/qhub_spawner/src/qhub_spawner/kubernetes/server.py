@@ -106,7 +106,7 @@ class KubernetesServer(BackendServer):
         self.namespace, self.pod_name = pods.namespace, pods.pod_name
         self.spawn_id = names.new_spawn_id()
         self.name = names.record_name(self.backend.hub_id, self.spawn_id)
-        base = await self.pods.pod()
+        base = manifest.with_choice(await self.pods.pod(), profile.slug)
         pod = manifest.completed(
             base,
             profile,
