@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from typing import Any
 from urllib.parse import unquote
@@ -264,6 +265,25 @@ def test_home_and_shared_folders() -> None:
 
 
 NAMES = st.sampled_from(sorted(hostile.TEXTS.values())) | st.text(min_size=1, max_size=80)
+
+
+def test_a_group_of_a_long_name_is_found_back() -> None:
+    """What a folder's name cannot hold stands whole in an annotation, and nothing else does."""
+    path = "/physics/" + "ü" * 100
+    groups = [
+        {"path": path, "name": "long", "gid": 30001, "access": "rw"},
+        {"path": "/lab", "name": "lab", "gid": 30002, "access": "ro"},
+    ]
+    identity = Identity.model_validate({**ALICE, "groups": groups})
+    storage = Storage(shared_volume={"emptyDir": {}})
+    pod = made(identity, Settings(storage=storage))
+    known = json.loads(pod["metadata"]["annotations"]["qhub.dev/long-group-paths"])
+    (folder,) = known
+    assert known[folder] == path
+    assert folder in {each.get("subPath") for each in server(pod)["volumeMounts"]}
+    identity = Identity.model_validate({**ALICE, "groups": groups[1:]})
+    pod = made(identity, Settings(storage=storage))
+    assert "qhub.dev/long-group-paths" not in pod["metadata"]["annotations"]
 
 
 @given(NAMES)

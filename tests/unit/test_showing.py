@@ -10,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from qhub_spawner.commands import main
+from qhub_spawner.hiding import hidden_text
 from qhub_spawner.showing import as_yaml
 
 PROFILES = """\
@@ -38,6 +39,9 @@ c.KubeSpawner.extra_containers = [
 ]
 c.KubernetesBackend.home_volume = {"persistentVolumeClaim": {"claimName": "homes"}}
 c.SlurmSpawner.req_account = "project"
+c.SlurmSpawner.req_prologue = "export API_TOKEN='secret-value'; module load lab"
+c.KubeSpawner.lifecycle_hooks = {"postStart": {"exec": {"command": ["sh", "-c", "TOKEN=secret-value run"]}}}
+c.KubeSpawner.args = ["--IdentityProvider.token=secret-value", "--password", "secret-value", "--debug"]
 c.Spawner.cmd = ["/opt/lab/bin/jupyterhub-singleuser"]
 print("said by the configuration")
 """
@@ -96,6 +100,45 @@ def test_show_a_pod_hides_values(files: Path, capsys: pytest.CaptureFixture[str]
     assert variables["SECRET_NAME"] == variables["TOKEN"] == "(not shown)"
     assert variables["JUPYTERHUB_API_TOKEN"] == "(not shown)"
     assert variables["JUPYTERHUB_USER"] == "alice"
+    container = pod["spec"]["containers"][0]
+    assert container["lifecycle"]["postStart"]["exec"]["command"][2] == "TOKEN=(not shown) run"
+    assert container["args"][1:] == [
+        *("--IdentityProvider.token=(not shown)", "--password", "(not shown)", "--debug"),
+    ]
+
+
+def test_show_a_job_hides_values(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor is what the administrator's own lines of the script assign to a secret's name."""
+    assert shown(files, "both", "--config=FILES/jupyterhub_config.py") == 0
+    out = capsys.readouterr().out
+    assert "secret-value" not in out
+    assert "export API_TOKEN=(not shown); module load lab" in out
+
+
+@pytest.mark.parametrize(
+    ("script", "seen"),
+    [
+        ("export API_TOKEN=abc", "export API_TOKEN=(not shown)"),
+        ("A_KEY='a b'\"c d\"e; run", "A_KEY=(not shown); run"),
+        ("lab '--App.token=a b' --x", "lab '--App.token=(not shown)' --x"),
+        ("mount --password abc /x", "mount --password (not shown) /x"),
+        (
+            'curl -H "Authorization: Bearer abc" https://x',
+            'curl -H "Authorization: (not shown)" https://x',
+        ),
+        (
+            "git clone https://me:abc@example.org/x",
+            "git clone https://me:(not shown)@example.org/x",
+        ),
+        ("PASSWORD='a\nb'\nrun", "PASSWORD=(not shown)\nrun"),
+        ("module load lab; cd $HOME; run --debug", "module load lab; cd $HOME; run --debug"),
+        ("PATH=/opt/bin:$PATH LANG=C run", "PATH=/opt/bin:$PATH LANG=C run"),
+        ('test "$TOKEN" && echo "$TOKEN"', 'test "$TOKEN" && echo "$TOKEN"'),
+    ],
+)
+def test_what_a_script_hides(script: str, seen: str) -> None:
+    """What is assigned to a name that looks secret, however it is quoted; and nothing else."""
+    assert hidden_text(script) == seen
 
 
 def test_show_a_pod_of_a_configuration(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +149,7 @@ def test_show_a_pod_of_a_configuration(files: Path, capsys: pytest.CaptureFixtur
     (pod,) = read(out)
     container = pod["spec"]["containers"][0]
     assert "in the namespace people" in out
-    assert container["args"] == ["/opt/lab/bin/jupyterhub-singleuser"]
+    assert container["args"][0] == "/opt/lab/bin/jupyterhub-singleuser"
     assert {"name": "qhub-homes", "mountPath": "/home/alice", "subPath": "alice"} in container[
         "volumeMounts"
     ]

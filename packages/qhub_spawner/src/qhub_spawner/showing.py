@@ -27,6 +27,7 @@ from traitlets.config.loader import PyFileConfigLoader
 from qhub_spawner.access import Person, Selection, select
 from qhub_spawner.catalogue import load
 from qhub_spawner.errors import ConfigurationError, Problem
+from qhub_spawner.hiding import hidden_text
 from qhub_spawner.identity import Identity, identity_of
 from qhub_spawner.launch import Launch
 from qhub_spawner.slurm import script
@@ -121,7 +122,7 @@ def _job(selection: Selection, person: Person, config: Config | None) -> str:
         + "".join(f"#   {argument}\n" for argument in submission.arguments)
         + "# its environment, which is never shown, adds to the hub's:\n"
         + variables
-        + short
+        + hidden_text(short)
     )
 
 

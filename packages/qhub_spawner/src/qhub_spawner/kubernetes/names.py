@@ -15,6 +15,7 @@ USER = "qhub.dev/user"
 SERVER = "qhub.dev/server"
 PASSWD = "qhub.dev/passwd"  # noqa: S105 - a file's name
 GROUP = "qhub.dev/group"
+LONG_GROUPS = "qhub.dev/long-group-paths"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "qhub-spawner"
 GATEWAY = "qhub-gateway"

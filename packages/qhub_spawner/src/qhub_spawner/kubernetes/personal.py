@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from qhub_spawner.identity import Identity, group_file, passwd_file, plain_name
 from qhub_spawner.kubernetes.merging import merged, server_container, with_container
-from qhub_spawner.kubernetes.names import GROUP, PASSWD
+from qhub_spawner.kubernetes.names import GROUP, LONG_GROUPS, PASSWD
 
 Json = dict[str, Any]
 
 _LONGEST_PART, _LONGEST_KEPT = 240, 150
+_CUT = "%-"
 NSS_FOLDER = "/etc/qhub"
 NSS_VOLUME = "qhub-names"
 
@@ -50,8 +52,11 @@ def with_storage(pod: Json, user: str, identity: Identity | None, storage: Stora
     groups = identity.groups if identity is not None and storage.shared_volume else ()
     if groups:
         pod, volume = _with_volume(pod, "qhub-shared", storage.shared_volume)
+    shortened: dict[str, str] = {}
     for group in groups:
         path = "/".join(path_part(part) for part in group.path.strip("/").split("/"))
+        if _CUT in path:
+            shortened[path] = group.path
         mounts.append(
             {
                 "name": volume,
@@ -60,6 +65,8 @@ def with_storage(pod: Json, user: str, identity: Identity | None, storage: Stora
                 "readOnly": group.access == "ro",
             }
         )
+    if shortened:  # whose names cannot be read back from their folders
+        pod = merged(pod, {"metadata": {"annotations": {LONG_GROUPS: json.dumps(shortened)}}})
     container: Json = {"volumeMounts": mounts}
     if storage.home_volume:
         container["workingDir"] = home
@@ -83,7 +90,8 @@ def path_part(name: str) -> str:
 
     Letters, digits, ``-``, ``_``, ``@`` and a dot that is not the first stay; every other byte of
     its UTF-8 becomes ``%`` and two hexadecimal digits, so that the name can be read back. One that
-    gets longer than a file's name may be ends in ``%-`` and its SHA-256.
+    gets longer than a file's name may be ends in ``%-`` and its SHA-256; the pod's annotations have
+    it whole, a group's in ``qhub.dev/long-group-paths``.
     """
     plain = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_@"
     data = name.encode("utf-8", "surrogatepass")
@@ -92,7 +100,7 @@ def path_part(name: str) -> str:
         for at, byte in enumerate(data)
     )
     if len(part) > _LONGEST_PART:
-        part = f"{part[:_LONGEST_KEPT]}%-{hashlib.sha256(data).hexdigest()}"
+        part = f"{part[:_LONGEST_KEPT]}{_CUT}{hashlib.sha256(data).hexdigest()}"
     return part or "%"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from qhub_spawner.hiding import HIDDEN, hidden_words, looks_secret
 from qhub_spawner.kubernetes.backend import KubernetesBackend
 from qhub_spawner.kubernetes.manifest import quoted_work
 from qhub_spawner.kubernetes.merging import server_container
@@ -18,7 +19,6 @@ from qhub_spawner.launch import Launch
 
 Json = dict[str, Any]
 
-HIDDEN = "(not shown)"
 # What qhub itself says to the programs in the pod; every other variable may hold a secret.
 _PLAIN_VARIABLES = frozenset(
     {
@@ -62,16 +62,24 @@ async def pod_of(owner: Any, launch: Launch) -> tuple[str, Json]:  # noqa: ANN40
 
 
 def masked(found: Any, key: str = "") -> Any:  # noqa: ANN401 - JSON
-    """Return JSON of a pod with the values of its variables hidden, but for a few plain ones."""
+    """Return JSON of a pod without what may be secret.
+
+    Of variables all values are hidden but for a few plain ones; of commands and of headers of
+    requests, what bears a name that looks secret.
+    """
     if isinstance(found, Mapping):
         return {name: masked(value, name) for name, value in found.items()}
     if not isinstance(found, list):
         return found
-    if key != "env":
+    if key in {"command", "args"} and all(isinstance(each, str) for each in found):
+        return hidden_words(found)
+    if key not in {"env", "httpHeaders"}:
         return [masked(each) for each in found]
     return [
-        {**each, "value": HIDDEN}
-        if "value" in each and each["name"] not in _PLAIN_VARIABLES
-        else each
+        {**each, "value": HIDDEN} if "value" in each and _is_hidden(key, each["name"]) else each
         for each in found
     ]
+
+
+def _is_hidden(key: str, name: str) -> bool:
+    return name not in _PLAIN_VARIABLES if key == "env" else looks_secret(name)
