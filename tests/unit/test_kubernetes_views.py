@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -84,3 +86,28 @@ async def test_functions_that_know_people(caplog: pytest.LogCaptureFixture) -> N
     assert (found.start.kind, found.stale) == ("unknown", False)
     assert found.problem == "what it takes is not known before it starts"
     assert "what a server of the profile p takes is not known" in caplog.text
+
+
+@pytest.mark.parametrize("what", ["", "pods", "events", "nodes", "pods of the whole cluster"])
+async def test_a_watch_that_is_refused_is_a_problem(what: str) -> None:
+    """Whichever it is, an administrator must see it: waiting does not mend it."""
+
+    def watch(of: str) -> Any:
+        return SimpleNamespace(refused=of == what, problem="no right" if of == what else "silent")
+
+    backend = KubernetesBackend(config=Config(), hub_id="x")
+    assert backend.problem is None, "nothing is watched yet"
+    running = [asyncio.get_running_loop().create_future()]
+    backend._tasks = running  # type: ignore[assignment]
+    backend.watch_pods, backend.watch_events = watch("pods"), watch("events")
+    backend.views = Views(backend)
+    assert backend.problem == {
+        "pods": "Kubernetes lets nobody watch the pods: no right",
+        "events": "Kubernetes lets nobody watch the events: no right",
+    }.get(what)
+    backend.views._nodes = watch("nodes")
+    backend.views._pods = watch("pods of the whole cluster")
+    assert (f"watch the {what}: no right" if what else "None") in str(backend.problem)
+    backend.views.tasks = running  # type: ignore[assignment]
+    running[0].set_result(None)
+    assert "a fault ended the watch" in str(backend.problem)

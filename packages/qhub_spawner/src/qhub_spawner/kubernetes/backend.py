@@ -375,12 +375,17 @@ class KubernetesBackend(LoggingConfigurable):
     @property
     def problem(self) -> str | None:
         """What only an administrator can mend; an API server that is away comes back by itself."""
-        over = next((task for task in self._tasks if task.done()), None)
-        if over is not None:
+        if not self._tasks:
+            return None
+        if any(task.done() for task in (*self._tasks, *self.views.tasks)):
             return "Kubernetes is not watched any more: a fault ended the watch; see the hub's log"
-        if self._tasks and self.watch_pods.refused:
-            return f"Kubernetes lets nobody watch the pods: {self.watch_pods.problem}"
-        return None
+        watches = {"pods": self.watch_pods, "events": self.watch_events, **self.views.watches}
+        refused = (
+            f"Kubernetes lets nobody watch the {what}: {watch.problem}"
+            for what, watch in watches.items()
+            if watch.refused
+        )
+        return next(refused, None)
 
     async def availability(
         self, profiles: tuple[Profile, ...], user: str
