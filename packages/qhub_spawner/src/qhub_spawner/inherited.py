@@ -1,11 +1,16 @@
-"""What the configured traits of batchspawner's SlurmSpawner mean to qhub."""
+"""What the configured traits of batchspawner's SlurmSpawner and of KubeSpawner mean to qhub."""
 
 from __future__ import annotations
 
+import copy
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
+from qhub_spawner.access import Selection
 from qhub_spawner.errors import ConfigurationError
+from qhub_spawner.kubespawner_traits import OF_THE_HUB
+from qhub_spawner.kubespawner_traits import REPLACED as REPLACED_BY_POD
 from qhub_spawner.slurm.possible import refused
 from qhub_spawner.slurm.script import Defaults
 
@@ -32,7 +37,7 @@ _SECTIONS = ("BatchSpawnerBase", "BatchSpawnerRegexStates", "SlurmSpawner", "QHu
 
 
 def warn_of_replaced(spawner: Any) -> None:
-    """Say which configured traits of batchspawner have no effect any more."""
+    """Say which configured traits of batchspawner and KubeSpawner have no effect any more."""
     for section in _SECTIONS:
         for name in REPLACED_TRAITS:
             if name in spawner.config.get(section, {}):
@@ -42,6 +47,51 @@ def warn_of_replaced(spawner: Any) -> None:
                     section,
                     name,
                 )
+    said = spawner.config.get("KubeSpawner", {})
+    for name in sorted(said.keys() & REPLACED_BY_POD.keys()):
+        spawner.log.warning(
+            "c.KubeSpawner.%s has no effect with QHubSpawner: %s", name, REPLACED_BY_POD[name]
+        )
+
+
+def with_kubespawner(own: Any, config: Any, sections: Sequence[str]) -> Any:
+    """Add what ``c.KubeSpawner`` says of the hub's side of a server.
+
+    It beats ``c.Spawner``, as it does for KubeSpawner itself, and nothing more special.
+
+    Args:
+        own: The configuration of `QHubSpawner`, of all its sections; it is changed.
+        config: The whole configuration.
+        sections: The names of its sections, the most special last.
+    """
+    for name, value in config.get("KubeSpawner", {}).items():
+        if name not in OF_THE_HUB or name == "start_timeout":
+            continue
+        if not _is_special(name, config, sections):
+            own[name] = copy.deepcopy(value)
+    return own
+
+
+def fit_start_timeout(spawner: Any, selection: Selection) -> None:
+    """Heed ``c.KubeSpawner.start_timeout`` where only Kubernetes may start the server.
+
+    It counts minutes, and waiting in Slurm's queue is no failure. What the configuration of qhub,
+    or a hook, says beats it.
+    """
+    said = spawner.config.get("KubeSpawner", {}).get("start_timeout")
+    if said is None or _is_special("start_timeout", spawner.config, spawner.section_names()):
+        return
+    usual = spawner._find_my_config(spawner.config).get(  # noqa: SLF001 - traitlets' own way
+        "start_timeout", type(spawner).start_timeout.default_value
+    )
+    if spawner.start_timeout in {said, usual}:
+        spawner.start_timeout = said if set(selection.backends) == {"kubernetes"} else usual
+
+
+def _is_special(name: str, config: Any, sections: Sequence[str]) -> bool:
+    """Whether a section says something that is more special than every spawner's."""
+    special = sections[sections.index("Spawner") + 1 :]
+    return any(name in config.get(section, {}) for section in special)
 
 
 def check(spawner: Any) -> None:

@@ -110,6 +110,10 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         # the choice is decided in run_pre_spawn_hook, whose refusals the hub logs in one line
         return lambda _spawner, _user_options: None
 
+    def _find_my_config(self, cfg: Any) -> Any:
+        own = super()._find_my_config(cfg)
+        return inherited.with_kubespawner(own, cfg, self.section_names())
+
     # ---- who and what ----
 
     @property
@@ -135,7 +139,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         return await choosing.decide(self, user_options)
 
     def warn_of_replaced_traits(self) -> None:
-        """Say which configured traits of batchspawner have no effect any more.
+        """Say which configured traits of batchspawner and KubeSpawner have no effect any more.
 
         Raises:
             ConfigurationError: One that has an effect holds what could never be submitted.
@@ -180,6 +184,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
             self._keep_options(self._chosen_before)
             raise
         self.user.spawner.attempted = None
+        inherited.fit_start_timeout(self, self.selection)
         # what was decided is what the hub keeps, shows to its administrators and offers next time
         self._keep_options(self.selection.user_options)
         if self.internal_ssl:

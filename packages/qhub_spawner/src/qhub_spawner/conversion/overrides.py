@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from qhub_spawner.errors import shown
 from qhub_spawner.free_values import FreeTarget
+from qhub_spawner.kubespawner_traits import instead
 from qhub_spawner.quantities import Memory
 from qhub_spawner.resources import KubernetesBlock, Overrides
 
@@ -159,6 +160,9 @@ def plain_override(value: object, say: Say, known: Container[str] | None = None)
         trait = _todays_name(str(name))
         if known is not None and trait not in known:
             say(f"KubeSpawner has no setting {shown(trait)}: left out")
+            continue
+        if instead(trait):
+            say(f"{trait} has no effect in a profile: left out; {instead(trait)}")
             continue
         try:
             made[trait] = _plain(each, trait, say)

@@ -273,6 +273,8 @@ class KubernetesBackend(LoggingConfigurable):
             problems.insert(0, Problem(where, str(error), words, accepted))
         if problems:
             raise ConfigurationError(problems)
+        for line in possible.without_effect(profiles):
+            self.log.warning("%s", line)
 
     def _find_cluster(self) -> None:
         traits = self.config.KubeSpawner

@@ -85,6 +85,9 @@ class PodSpawner(KubeSpawner):  # type: ignore[misc]  # kubespawner has no types
         made = cls(config=config, log=owner.log, cluster=cluster, **known)
         for name in handed.keys() - known.keys():
             setattr(made, name, handed[name])
+        # a hook that was written for KubeSpawner sets its traits on what it is given
+        for name in vars(owner).keys() & set(cls.class_trait_names(config=True)):
+            setattr(made, name, vars(owner)[name])
         # what a hook has put there for this server
         made.environment = {**made.environment, **getattr(owner, "environment", {})}
         # JupyterHub's own setter would write to its database

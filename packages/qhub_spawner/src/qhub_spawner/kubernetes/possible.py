@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from kubespawner import KubeSpawner
 
 from qhub_spawner.errors import Problem
+from qhub_spawner.kubespawner_traits import instead
 from qhub_spawner.profiles import Profile
 
 
@@ -40,3 +41,14 @@ def problems_of(profiles: Iterable[Profile], *, spot_pool: bool) -> list[Problem
             if trait not in traits
         ]
     return problems
+
+
+def without_effect(profiles: Iterable[Profile]) -> list[str]:
+    """Return which traits of profiles have no effect there, and what to do, a line for each."""
+    return [
+        f"profiles[{index}] ({profile.slug}).kubernetes.kubespawner: {trait} has no effect in a "
+        f"profile: {instead(trait)}"
+        for index, profile in enumerate(profiles)
+        for trait in (profile.kubernetes.kubespawner if profile.kubernetes else ())
+        if instead(trait)
+    ]
