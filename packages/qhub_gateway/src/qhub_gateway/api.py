@@ -26,6 +26,7 @@ from yarl import URL
 
 from qhub_gateway.auth import HubAuthenticator
 from qhub_gateway.bodies import LOOKED_AT, problem_with
+from qhub_gateway.busy import BusyWatch
 from qhub_gateway.errors import LogElsewhereError, RequestRefusedError, TargetSilentError
 from qhub_gateway.lifetime import end_with_hub
 from qhub_gateway.limiting import DatabaseLimiter
@@ -113,6 +114,9 @@ class Api(LoggingConfigurable):
         authenticator = app["authenticator"]
         if isinstance(authenticator, HubAuthenticator):  # else there is nobody who could be asked
             tasks.append(asyncio.create_task(self._owner_watch(authenticator).run()))
+            clusters, tell = self.backend.db.active_clusters, authenticator.hub.busy
+            busy = BusyWatch(clusters, self.backend.request_of, tell, parent=self)
+            tasks.append(asyncio.create_task(busy.run()))
         yield
         for task in tasks:
             task.cancel()
