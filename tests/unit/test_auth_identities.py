@@ -273,7 +273,8 @@ def test_a_missing_driver_is_named(monkeypatch):
     for module, extra in (("psycopg", "postgresql"), ("pymysql", "mariadb")):
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(
-            ConfigurationError, match=rf'pip install "qhub-auth\[{extra}\]"'
+            ConfigurationError,
+            match=rf"{module}, the driver for {extra}.*'\./packages/qhub_auth\[{extra}\]'",
         ) as refused:
             _ = Identities(database_url=f"{extra}://hub:s3cret@h/d").store
         assert "s3cret" not in str(refused.value)

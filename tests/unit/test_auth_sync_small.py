@@ -17,6 +17,8 @@ from traitlets.config import Config
 
 from qhub_auth.configure import group_sync
 from qhub_auth.directory import PersonFacts
+from qhub_auth.errors import ConfigurationError
+from qhub_auth.sync import afterwards as afterwards_module
 from qhub_auth.sync.afterwards import Afterwards
 from qhub_auth.sync.bodies import LARGEST_BATCH, SCOPE, Batch, Entry, Facts, Result
 from qhub_auth.sync.outbox import Outbox
@@ -24,6 +26,7 @@ from qhub_auth.sync.pacing import Backoff
 from qhub_auth.sync.reconciling import GONE, Change, Held
 from qhub_auth.sync.report import Report, metrics, shown_status
 from qhub_auth.sync.state import SyncState
+from qhub_auth.sync_service import GroupSync
 
 names = st.text(
     st.characters(exclude_characters="\0\r\n", exclude_categories=["Cs"]), min_size=1, max_size=20
@@ -274,6 +277,21 @@ def test_configure_adds_and_keeps() -> None:
         group_sync(Config(), config_file="auth.py", managed=False)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("c = get_config()\nc.GroupSync.poll_seconds = 1\nopen('/no/secret')", "FileNotFoundError"),
+        ("c = get_config(\n", "SyntaxError"),
+    ],
+)
+def test_settings_that_fail(tmp_path: Path, text: str, words: str) -> None:
+    """A settings file that fails ends the command, which names file and error, and nothing is done with half of it."""
+    path = tmp_path / "qhub_auth_config.py"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=f"{path} .*{words}"):
+        GroupSync().initialize(["--config", str(path)])
+
+
 # ---- waiting and commands
 
 
@@ -330,6 +348,31 @@ async def test_commands_that_cannot_run(caplog: pytest.LogCaptureFixture) -> Non
     with caplog.at_level(logging.INFO):
         await _run(afterwards, lambda: "was ended after" in caplog.text)
     assert "cannot be run: No such file" in caplog.text
+
+
+async def test_a_command_that_goes_on_failing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a time to settle too it is run again after longer and longer waits, and told of once."""
+    waits: list[float] = []
+    enough = asyncio.Event()
+
+    async def noted(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) > 13:
+            enough.set()
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(afterwards_module.asyncio, "sleep", noted)
+    afterwards = Afterwards([["/nowhere"]], settle=0.0, timeout=9.0, log=logging.getLogger("after"))
+    task = asyncio.create_task(afterwards.run())
+    afterwards.changed()
+    await asyncio.wait_for(enough.wait(), 60)
+    task.cancel()
+    await asyncio.wait({task})
+    assert waits[:5] == [0.0, 1.0, 2.0, 4.0, 8.0]
+    assert waits[-1] == 900.0
+    assert caplog.text.count("cannot be run") == 1
 
 
 async def test_no_commands() -> None:

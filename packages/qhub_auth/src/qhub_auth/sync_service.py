@@ -23,6 +23,7 @@ from qhub_auth.errors import ConfigurationError, QHubAuthError
 from qhub_auth.keycloak.admin import KeycloakAdmin
 from qhub_auth.keycloak.settings import Keycloak
 from qhub_auth.numbers.identities import Identities
+from qhub_auth.settings_file import read_settings
 from qhub_auth.sync.afterwards import Afterwards
 from qhub_auth.sync.hub_door import HubDoor
 from qhub_auth.sync.pacing import Rhythm
@@ -202,13 +203,8 @@ class GroupSync(Application):
     def initialize(self, argv: list[str] | None = None) -> None:
         """Read the command line and the file of settings."""
         self.parse_command_line(argv)
-        path = Path(self.config_file)
-        if not path.is_file():
-            raise ConfigurationError(
-                f"--config: there is no file {path}; it is the one with c.Keycloak and c.Identities"
-            )
         on_command_line = self.cli_config
-        self.load_config_file(path.name, str(path.parent.resolve()))
+        self.update_config(read_settings(Path(self.config_file)))
         self.update_config(on_command_line)
 
     # ---- the commands ----

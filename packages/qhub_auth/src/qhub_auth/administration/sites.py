@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from traitlets.config.loader import Config, ConfigFileNotFound, PyFileConfigLoader
+from traitlets.config.loader import Config
 from traitlets.traitlets import TraitError
 
 from qhub_auth.authenticator import KeycloakAuthenticator
 from qhub_auth.directory import Directory, PersonFacts
-from qhub_auth.errors import ConfigurationError, RefusedError, shown
+from qhub_auth.errors import ConfigurationError, RefusedError
 from qhub_auth.homes.ensuring import Folders
 from qhub_auth.keycloak.admin import KeycloakAdmin
 from qhub_auth.keycloak.snapshot import Realm
@@ -21,6 +21,7 @@ from qhub_auth.login.admission import Admission
 from qhub_auth.login.rules import decide
 from qhub_auth.numbers.identities import Identities
 from qhub_auth.numbers.resolving import with_shares
+from qhub_auth.settings_file import read_settings
 from qhub_auth.sync.reading import read_everything
 
 __all__ = ["Everybody", "Site"]
@@ -35,12 +36,16 @@ class Everybody:
         people: What Keycloak says of everybody, by sub.
         names: Their names at the hub, by sub; who cannot have one is not there.
         refused: Why somebody may not come in, by sub.
+        odd: What Keycloak has of people and groups that counts for nothing, in words.
+        odd_numbers: Subs of those whose own numbers count for nothing.
     """
 
     directory: Directory
     people: Mapping[str, PersonFacts]
     names: Mapping[str, str]
     refused: Mapping[str, str] = field(default_factory=dict)
+    odd: tuple[str, ...] = ()
+    odd_numbers: frozenset[str] = frozenset()
 
     def welcome(self) -> dict[str, PersonFacts]:
         """Return those who may come in, by sub."""
@@ -64,19 +69,7 @@ class Site:
         Raises:
             ConfigurationError: There is no such file, or it fails.
         """
-        loader = PyFileConfigLoader(self.path.name, path=str(self.path.parent.resolve()))
-        try:
-            config: Config = loader.load_config()
-        except ConfigFileNotFound as error:
-            msg = (
-                f"--config: there is no file {self.path}; it is the one with c.Keycloak and "
-                "c.Identities"
-            )
-            raise ConfigurationError(msg) from error
-        except Exception as error:
-            msg = f"--config: {self.path} fails: {type(error).__name__}: {shown(str(error), 200)}"
-            raise ConfigurationError(msg) from error
-        return config
+        return read_settings(self.path)
 
     @cached_property
     def authenticator(self) -> KeycloakAuthenticator:
@@ -147,7 +140,8 @@ class Site:
                 refused[sub] = "disabled in Keycloak"
             elif not decision.allowed:
                 refused[sub] = decision.reason
-        return Everybody(directory, people, names, refused)
+        odd_numbers = frozenset(sub for sub, each in snapshot.people.items() if each.account.odd)
+        return Everybody(directory, people, names, refused, tuple(snapshot.odd()), odd_numbers)
 
     async def close(self) -> None:
         """Close the connections to Keycloak and to the database."""

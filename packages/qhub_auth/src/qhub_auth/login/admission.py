@@ -47,13 +47,13 @@ class Admission:
         it = self._authenticator
         return Rules(
             allow_all=it.allow_all,
-            allowed_users=it.allowed_users,
+            allowed_users={it.normalize_username(name) for name in it.allowed_users},
             allowed_groups=it.allowed_groups,
             allowed_roles=it.allowed_roles,
             admin_users={it.normalize_username(name) for name in it.admin_users},
             admin_groups=it.admin_groups,
             admin_roles=it.admin_roles,
-            blocked_users=it.blocked_users,
+            blocked_users={it.normalize_username(name) for name in it.blocked_users},
             blocked_groups=it.blocked_groups,
             blocked_roles=it.blocked_roles,
         )

@@ -305,9 +305,11 @@ def _with_driver(url: str | URL) -> URL:
         found.get_dialect().import_dbapi()
     except ImportError as error:
         extra = "postgresql" if found.get_backend_name() == "postgresql" else "mariadb"
+        driver = found.get_driver_name()
         msg = (
-            f"c.Identities.database_url: the driver of {found.drivername} is not installed: "
-            f'pip install "qhub-auth[{extra}]"'
+            f"c.Identities.database_url: {driver}, the driver for {extra}, is not installed; it "
+            f"comes with the extra {extra!r} of qhub-auth: in a copy of its repository, "
+            f"pip install './packages/qhub_auth[{extra}]'"
         )
         raise ConfigurationError(msg) from error
     return found

@@ -55,8 +55,9 @@ class Identities(LoggingConfigurable):
 
         It says for good who has which number, so it belongs into your backups. SQLite, the
         default, is a file in the folder where the hub runs; it has to be on a disk of that machine,
-        not on NFS or Lustre. Take PostgreSQL (``pip install "qhub-auth[postgresql]"``) or MariaDB
-        (``"qhub-auth[mariadb]"``) when hub, sync service or commands run on several machines.
+        not on NFS or Lustre. Take PostgreSQL (with the extra ``postgresql`` of this package, or
+        ``psycopg``) or MariaDB (the extra ``mariadb``, or ``pymysql``) when hub, sync service or
+        commands run on several machines.
 
         Example: ``c.Identities.database_url = "postgresql://hub@db.example.org/hub"``
         """,
