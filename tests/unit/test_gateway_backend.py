@@ -52,6 +52,7 @@ class ScriptedTarget(Target):
         self.refuses = ""
         self.room, self.certain = 10**6, True
         self.deaf = False
+        self.stuck: set[JobRef] = set()
         self.begin = RUNNING
         self.lost: set[str] = set()
         self.followed: set[JobRef] = set()
@@ -131,7 +132,7 @@ class ScriptedTarget(Target):
         if self.silent:
             raise TargetSilentError("silence")
         if not self.deaf:
-            for ref in refs:
+            for ref in set(refs) - self.stuck:
                 self.set(ref, ENDED)
 
     async def read_log(
@@ -443,6 +444,27 @@ async def test_the_end_is_asked_for_until_it_is_so(
     await asyncio.sleep(0.2)
     assert cluster.status == JobStatus.CLOSING
     target.silent = False
+    await until(lambda: cluster.status == JobStatus.STOPPED)
+
+
+async def test_one_that_does_not_end(
+    backend: SmallBackend, target: ScriptedTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a cluster that is stopped everything else ends, though one worker's end is unconfirmed."""
+    monkeypatch.setattr("qhub_gateway.stopping._STOP_SECONDS", 0.05)
+    cluster = await backend.running(3)
+    workers = list(cluster.workers.values())
+    refs = [ref for ref in map(ref_of, (cluster, *workers)) if ref is not None]
+    target.stuck = {refs[1]}
+    # its scheduler lost one: the node is dead, where a job stays "completing" until it is back
+    names = [worker.name for worker in workers]
+    await backend.beat(cluster, 3, active=names[1:], closed=names[:1])
+    await until(lambda: ("stop", 1) in target.asked)
+    await backend.stop_cluster(cluster.name)
+    others = [ref for ref in refs if ref not in target.stuck]
+    await until(lambda: all(target.state(ref) == ENDED for ref in others))
+    assert cluster.status == JobStatus.CLOSING
+    target.set(refs[1], ENDED)
     await until(lambda: cluster.status == JobStatus.STOPPED)
 
 

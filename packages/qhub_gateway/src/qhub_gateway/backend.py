@@ -363,6 +363,14 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
             self.judging.fail(cluster, str(error))
             cluster.ready.set()
 
+    def is_cluster_ready_to_close(self, cluster: Cluster) -> bool:
+        """Whether a cluster is at its end.
+
+        Dask-Gateway waits for each worker. Here all are ended together, and one whose end its
+        target cannot confirm, as on a node that is dead, keeps nothing else running.
+        """
+        return bool(cluster.status == JobStatus.CLOSING)
+
     async def _cluster_to_closing(self, cluster: Cluster) -> None:
         """Close all workers in one transaction; they are ended with their scheduler."""
         closing = {"status": JobStatus.CLOSING, "target": JobStatus.CLOSING}
