@@ -65,6 +65,23 @@ class Records:
             )
         return found
 
+    def thin(self, age_seconds: float) -> None:
+        """Drop the workers of clusters that ended so long ago; the clusters stay."""
+        before = timestamp() - age_seconds * 1000
+        old = [
+            cluster
+            for cluster in self.db.name_to_cluster.values()
+            if cluster.workers and cluster.stop_time is not None and cluster.stop_time < before
+        ]
+        if not old:
+            return
+        table = db_base.workers
+        with self.db.db.begin() as connection:
+            for cluster in old:
+                connection.execute(table.delete().where(table.c.cluster_id == cluster.id))
+        for cluster in old:
+            cluster.workers.clear()
+
     def forget(self, cluster: Cluster) -> None:
         """Keep nothing more in memory of a cluster that has ended."""
         self._requests.pop(cluster.name, None)
