@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +18,11 @@ from dask_gateway_server.options import Options
 from dask_gateway_server.utils import TaskPool
 from dask_gateway_server.workqueue import Backoff, WorkQueue
 from sqlalchemy.exc import OperationalError
+from traitlets.config import Config
 
 from qhub_gateway.backend import QHubGatewayBackend
 from qhub_gateway.errors import StartRefusedError, TargetFullError, TargetSilentError
+from qhub_gateway.limiting import DatabaseLimiter
 from qhub_gateway.records import ref_of
 from qhub_gateway.targets.target import (
     UNKNOWN,
@@ -52,6 +55,7 @@ class ScriptedTarget(Target):
         self.refuses = ""
         self.room, self.certain = 10**6, True
         self.deaf = False
+        self.stuck: set[JobRef] = set()
         self.begin = RUNNING
         self.lost: set[str] = set()
         self.followed: set[JobRef] = set()
@@ -131,7 +135,7 @@ class ScriptedTarget(Target):
         if self.silent:
             raise TargetSilentError("silence")
         if not self.deaf:
-            for ref in refs:
+            for ref in set(refs) - self.stuck:
                 self.set(ref, ENDED)
 
     async def read_log(
@@ -151,11 +155,11 @@ class ScriptedTarget(Target):
 class SmallBackend(QHubGatewayBackend):
     """The backend without its proxy and its server."""
 
-    def __init__(self, target: ScriptedTarget, path: Path) -> None:
+    def __init__(self, target: ScriptedTarget, path: Path, **more: Any) -> None:
         """Take a target and the folder of the database."""
         # a lock is waited for by the loop, not by the database
         url = f"sqlite:///{path}/gateway.sqlite?timeout=0.01"
-        super().__init__(db_url=url, db_encrypt_keys=[KEY], api_url="http://gateway/api")
+        super().__init__(db_url=url, db_encrypt_keys=[KEY], api_url="http://gateway/api", **more)
         self.scripted = target
 
     def make_targets(self) -> Mapping[str, Target]:
@@ -446,6 +450,27 @@ async def test_the_end_is_asked_for_until_it_is_so(
     await until(lambda: cluster.status == JobStatus.STOPPED)
 
 
+async def test_one_that_does_not_end(
+    backend: SmallBackend, target: ScriptedTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a cluster that is stopped everything else ends, though one worker's end is unconfirmed."""
+    monkeypatch.setattr("qhub_gateway.stopping._STOP_SECONDS", 0.05)
+    cluster = await backend.running(3)
+    workers = list(cluster.workers.values())
+    refs = [ref for ref in map(ref_of, (cluster, *workers)) if ref is not None]
+    target.stuck = {refs[1]}
+    # its scheduler lost one: the node is dead, where a job stays "completing" until it is back
+    names = [worker.name for worker in workers]
+    await backend.beat(cluster, 3, active=names[1:], closed=names[:1])
+    await until(lambda: ("stop", 1) in target.asked)
+    await backend.stop_cluster(cluster.name)
+    others = [ref for ref in refs if ref not in target.stuck]
+    await until(lambda: all(target.state(ref) == ENDED for ref in others))
+    assert cluster.status == JobStatus.CLOSING
+    target.set(refs[1], ENDED)
+    await until(lambda: cluster.status == JobStatus.STOPPED)
+
+
 async def test_another_gateway(
     backend: SmallBackend, target: ScriptedTarget, tmp_path: Path
 ) -> None:
@@ -563,6 +588,46 @@ async def test_limits(backend: SmallBackend) -> None:
     await backend._check_timeouts()
     await until(lambda: cluster.status == JobStatus.FAILED)
     assert cluster.state["words"] == "all hours are used up"
+
+
+async def test_hours_of_the_past(target: ScriptedTarget, tmp_path: Path) -> None:
+    """Clusters stay on record as long as their hours count, and not their workers; not longer."""
+    day = 86400
+    made = SmallBackend(target, tmp_path)
+    assert made.db_cluster_max_age == day
+    limits = {"user": {"cluster_hours": 100}, "hours_within": "30d"}
+    config = Config({"People": {"limits": limits}})
+    made = SmallBackend(target, tmp_path, config=config)
+    await made.open()
+    try:
+        cluster = await made.running(2)
+        await made.stop_cluster(cluster.name)
+        await until(lambda: cluster.status == JobStatus.STOPPED)
+        now = time.time()
+
+        def hours(days: float) -> float:
+            """Return what counts of ten hours that ended so many days ago, after a cleanup."""
+            ended = now - days * day
+            state = {**cluster.state, "began": ended - 10 * 3600}
+            made.db.update_cluster(cluster, state=state, stop_time=int(ended * 1000))
+            made.records.thin(made._workers_age)
+            made.db.cleanup_expired(made.db_cluster_max_age)
+            assert isinstance(made.limiter, DatabaseLimiter)
+            uses = made.limiter.uses()
+            every = (each for each in uses if each.resource == "cluster_hours")
+            return round(next(each.used for each in every if each.scope.kind == "everyone"), 1)
+
+        assert (hours(0.5), len(cluster.workers)) == (10.0, 2)
+        assert (hours(29), len(cluster.workers)) == (10.0, 0)
+        await made.shut()
+        made = SmallBackend(target, tmp_path, config=config)
+        await made.open()
+        cluster = made.db.get_cluster(cluster.name)
+        assert cluster.workers == {}
+        assert hours(31) == 0.0
+        assert made.db.get_cluster(cluster.name) is None
+    finally:
+        await made.shut()
 
 
 def test_defaults() -> None:

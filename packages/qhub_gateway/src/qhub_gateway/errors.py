@@ -14,6 +14,7 @@ __all__ = [
     "HubUnavailableError",
     "LimitReachedError",
     "LogElsewhereError",
+    "PersonUnclearError",
     "QHubGatewayError",
     "RequestRefusedError",
     "StartRefusedError",
@@ -55,6 +56,10 @@ class LimitReachedError(QHubGatewayError):
 
 class HubUnavailableError(QHubGatewayError):
     """The hub gave no usable answer: nothing may be concluded about anybody."""
+
+
+class PersonUnclearError(HubUnavailableError):
+    """The hub answers, and its answer about one person is of no use: of others it may be."""
 
 
 class TokenRefusedError(QHubGatewayError):

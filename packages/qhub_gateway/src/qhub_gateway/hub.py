@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import aiohttp
 
-from qhub_gateway.errors import HubUnavailableError, TokenRefusedError
+from qhub_gateway.errors import HubUnavailableError, PersonUnclearError, TokenRefusedError
 from qhub_gateway.requests import Here
 from qhub_spawner.identity import Identity, IdentityError, identity_of
 
@@ -110,7 +110,8 @@ class HubDoor:
         """Return who somebody is; ``None`` if the hub says that there is nobody of that name.
 
         Raises:
-            HubUnavailableError: There is no usable answer: nothing may be concluded.
+            PersonUnclearError: The answer about this person is of no use: nothing may be concluded.
+            HubUnavailableError: There is no answer: nothing may be concluded about anybody.
         """
         status, data = await self._get(
             f"/users/{quote(name, safe='')}/qhub/identity", self._token()
@@ -118,16 +119,16 @@ class HubDoor:
         if status == 404 and isinstance(data, dict) and data.get("message") == "no such user":  # noqa: PLR2004 - HTTP
             return None
         if status in {403, 404}:
-            raise HubUnavailableError(
+            raise PersonUnclearError(
                 f"the hub answered {status} to who {name!r} is: it needs qhub-spawner, and the "
                 "gateway's token the scope custom:qhub:identity"
             )
         if status != 200 or not isinstance(data, dict) or data.get("name") != name:  # noqa: PLR2004 - HTTP
-            raise HubUnavailableError(f"the hub answered {status} to who {name!r} is")
+            raise PersonUnclearError(f"the hub answered {status} to who {name!r} is")
         try:
             identity = identity_of({"qhub": data["identity"]} if data.get("identity") else None)
         except IdentityError as error:
-            raise HubUnavailableError(f"the identity of {name!r} is not usable: {error}") from error
+            raise PersonUnclearError(f"the identity of {name!r} is not usable: {error}") from error
         return HubPerson(
             name,
             _names(data.get("groups")),

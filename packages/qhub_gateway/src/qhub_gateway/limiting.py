@@ -118,17 +118,17 @@ class DatabaseLimiter:
         active = sum(1 for worker in cluster.workers.values() if worker.is_active())
         if count <= active:
             return Granted(count)
-        found = self._ledger().room_for_workers(cluster.name, count - active)
+        found = self._ledger(past=False).room_for_workers(cluster.name, count - active)
         return Granted(active + found.count, found.words)
 
-    def _ledger(self) -> Ledger:
-        """Return who holds what now."""
+    def _ledger(self, *, past: bool = True) -> Ledger:
+        """Return who holds what now; the `past` is long, and only matters where hours count."""
         ledger = Ledger(self.limits)
-        counts_hours = self._counts_hours()
+        counts_hours = self.limits.counts_hours
         known: dict[str, ClusterRequest] = {}
         for cluster in self._clusters():
             over = self._over(cluster)
-            if over and not counts_hours:
+            if over and not (past and counts_hours):
                 continue
             request = known[cluster.name] = self._request(cluster)
             began = _began(cluster)
@@ -144,19 +144,13 @@ class DatabaseLimiter:
                 )
             elif began is not None and cluster.stop_time is not None:
                 ledger.remember(_holder(request), began, cluster.stop_time / _MILLISECONDS)
-        self._requests = known
+        self._requests = known if past or not counts_hours else self._requests | known
         self.short = {name: words for name, words in self.short.items() if name in known}
         return ledger
 
     def _request(self, cluster: Any) -> ClusterRequest:  # noqa: ANN401
         known = self._requests.get(cluster.name)
         return known or ClusterRequest.from_json(cluster.config["request"])
-
-    def _counts_hours(self) -> bool:
-        limits = self.limits
-        named = (*limits.members.values(), *limits.users.values(), *limits.groups.values())
-        every = (limits.user, limits.everyone, *named)
-        return any(limit.cluster_hours is not None for limit in every)
 
 
 def _holder(request: ClusterRequest) -> Holder:

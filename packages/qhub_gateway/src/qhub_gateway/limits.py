@@ -77,6 +77,12 @@ class Limits(Model):
     hours_within: Duration = Duration(30 * 86400)
     """Over which time cluster-hours are added up."""
 
+    @property
+    def counts_hours(self) -> bool:
+        """Whether any limit is about cluster-hours, so that the past matters."""
+        named = (*self.members.values(), *self.users.values(), *self.groups.values())
+        return any(each.cluster_hours is not None for each in (self.user, self.everyone, *named))
+
     def of_user(self, name: str, groups: Collection[str]) -> Limit:
         """Return the limit that holds for a person."""
         said: dict[str, object] = {}
