@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -328,6 +329,29 @@ async def test_sharing_comes_and_goes(site: Site) -> None:
     assert (await looks("carol"), await looks("bob"), await looks("alice")) == (404, 404, 200)
     # the rest of its record is as it was
     assert cluster.state["job"]["name"]
+
+
+async def test_sharing_in_pieces(site: Site) -> None:
+    """A body counts as a whole, in however many segments it comes, up to a bound."""
+    cluster = await site.cluster()
+    url = f"http://gateway/api/qhub/clusters/{cluster.name}/sharing"
+    users = [f"somebody-{number}" for number in range(100)]
+
+    async def pieces(body: bytes) -> AsyncIterator[bytes]:
+        for start in range(0, len(body), 1000):
+            yield body[start : start + 1000]
+            for _ in range(50):  # the gateway, in this loop, has read it by then
+                await asyncio.sleep(0)
+
+    async def put(body: bytes) -> tuple[int, Any]:
+        headers = {"Authorization": "token alice"}
+        async with site.session.put(url, data=pieces(body), headers=headers) as answer:
+            return answer.status, await answer.json()
+
+    status, data = await put(json.dumps({"users": users}).encode())
+    assert (status, data["users"]) == (200, users)
+    status, data = await put(b" " * 70_000)
+    assert (status, data["error"]) == (422, "The body is larger than 64 KiB.")
 
 
 async def test_logs(site: Site) -> None:

@@ -25,7 +25,7 @@ from traitlets.config import LoggingConfigurable
 from yarl import URL
 
 from qhub_gateway.auth import HubAuthenticator
-from qhub_gateway.bodies import LOOKED_AT, problem_with
+from qhub_gateway.bodies import LOOKED_AT, BodyTooLargeError, problem_with, whole
 from qhub_gateway.errors import LogElsewhereError, RequestRefusedError, TargetSilentError
 from qhub_gateway.lifetime import end_with_hub
 from qhub_gateway.limiting import DatabaseLimiter
@@ -267,11 +267,11 @@ class Api(LoggingConfigurable):
         if not getattr(request["user"], "rights", Rights(create=True)).create:
             raise web.HTTPForbidden(reason="You may not use clusters here.")
         try:
-            body = await request.content.read(_LARGEST_BODY_BYTES)
+            body = await whole(request.content.iter_any(), _LARGEST_BODY_BYTES)
             sharing = Sharing.asked(json.loads(body))
         except (ValueError, RecursionError) as error:
             raise web.HTTPUnprocessableEntity(reason="This is not JSON.") from error
-        except RequestRefusedError as error:
+        except (BodyTooLargeError, RequestRefusedError) as error:
             raise web.HTTPUnprocessableEntity(reason=str(error)) from error
         data = sharing.model_dump(mode="json")
 
