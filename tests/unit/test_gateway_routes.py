@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -306,6 +307,32 @@ async def test_what_is_told_of_others(site: Site) -> None:
     assert [each["name"] for each in data["clusters"]] == [cluster.name]
     for asker in ("bob", "eve"):
         assert (await site.ask("GET /api/qhub/clusters", f"token {asker}"))[1]["clusters"] == []
+
+
+async def test_what_is_being_ended_and_what_failed(site: Site) -> None:
+    """What is being ended is there until it is gone; what failed says why, to whom it concerns."""
+    backend, cluster = site.backend, await site.cluster()
+    backend.scripted.deaf = True
+    backend.judging.fail(cluster, "its workers failed to start 3 times in a row")
+
+    async def listed(asker: str, query: str = "") -> dict[str, str]:
+        _, data = await site.ask(f"GET /api/qhub/clusters{query}", f"token {asker}")
+        return {each["state"]: each["words"] for each in data["clusters"]}
+
+    for asker, query in (("alice", ""), ("carol", ""), ("dora", "?all")):
+        assert list(await listed(asker, query)) == ["stopping"]
+    _, text = await site.ask("GET /api/metrics", "Bearer prometheus")
+    assert re.search(r"qhub_gateway_clusters{.*state=\"stopping\".*} 1.0", text)
+    backend.scripted.deaf = False
+    await until(lambda: cluster.status.name == "FAILED", 30)
+    why = {"failed": "its workers failed to start 3 times in a row"}
+    assert await listed("alice") == await listed("dora", "?all") == why
+    # whose dashboard it was is no concern of theirs any more
+    assert await listed("carol") == await listed("dora") == {}
+    route = "GET /api/qhub/clusters/{name}/logs"
+    assert (await site.ask(route, "token alice", name=cluster.name))[0] == 200
+    _, text = await site.ask("GET /api/metrics", "Bearer prometheus")
+    assert "qhub_gateway_clusters{" not in text
 
 
 async def test_sharing_comes_and_goes(site: Site) -> None:

@@ -32,10 +32,10 @@ from qhub_gateway.limiting import DatabaseLimiter
 from qhub_gateway.limits import Use
 from qhub_gateway.metrics import ClusterFigures, GatewayMetrics, route_of
 from qhub_gateway.owners import OwnerWatch
-from qhub_gateway.records import patiently
+from qhub_gateway.records import is_over, patiently
 from qhub_gateway.rights import Action, Rights, may
 from qhub_gateway.sharing import KEY, Sharing
-from qhub_gateway.views import ClusterView, WorkerFacts, figures_of, view_of
+from qhub_gateway.views import ClusterView, WorkerFacts, figures_of, listed, view_of
 
 if TYPE_CHECKING:
     from qhub_gateway.backend import QHubGatewayBackend
@@ -132,10 +132,6 @@ class Api(LoggingConfigurable):
 
     # ---- what is there ----
 
-    def views(self) -> list[ClusterView]:
-        """Return every cluster that has not ended."""
-        return [self._view(cluster) for cluster in self.backend.db.active_clusters()]
-
     def _view(self, cluster: Any) -> ClusterView:  # noqa: ANN401 - dask-gateway's
         backend, limiter = self.backend, self.backend.limiter
         short = limiter.short if isinstance(limiter, DatabaseLimiter) else {}
@@ -168,7 +164,8 @@ class Api(LoggingConfigurable):
     def _figures(self) -> list[ClusterFigures]:
         return [
             figures_of(self._view(cluster), self.backend.request_of(cluster).owner.groups)
-            for cluster in self.backend.db.active_clusters()
+            for cluster in self.backend.db.name_to_cluster.values()
+            if not is_over(cluster)  # what is being ended takes its place until it is gone
         ]
 
     def _uses(self) -> list[Use]:
@@ -185,8 +182,10 @@ class Api(LoggingConfigurable):
             raise web.HTTPForbidden(reason="You may see only your own clusters.")
         found = [
             self._told_of(cluster, user)
-            for cluster in self.backend.db.active_clusters()
-            if everyone or _may_look(user, cluster)
+            for cluster in listed(self.backend.db.name_to_cluster.values(), time.time())
+            if everyone
+            or cluster.username == user.name
+            or (not is_over(cluster) and _may_look(user, cluster))
         ]
         return _answer({"clusters": found, "may_see_all": rights.see})
 
