@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -307,6 +309,32 @@ async def test_what_is_told_of_others(site: Site) -> None:
         assert (await site.ask("GET /api/qhub/clusters", f"token {asker}"))[1]["clusters"] == []
 
 
+async def test_what_is_being_ended_and_what_failed(site: Site) -> None:
+    """What is being ended is there until it is gone; what failed says why, to whom it concerns."""
+    backend, cluster = site.backend, await site.cluster()
+    backend.scripted.deaf = True
+    backend.judging.fail(cluster, "its workers failed to start 3 times in a row")
+
+    async def listed(asker: str, query: str = "") -> dict[str, str]:
+        _, data = await site.ask(f"GET /api/qhub/clusters{query}", f"token {asker}")
+        return {each["state"]: each["words"] for each in data["clusters"]}
+
+    for asker, query in (("alice", ""), ("carol", ""), ("dora", "?all")):
+        assert list(await listed(asker, query)) == ["stopping"]
+    _, text = await site.ask("GET /api/metrics", "Bearer prometheus")
+    assert re.search(r"qhub_gateway_clusters{.*state=\"stopping\".*} 1.0", text)
+    backend.scripted.deaf = False
+    await until(lambda: cluster.status.name == "FAILED", 30)
+    why = {"failed": "its workers failed to start 3 times in a row"}
+    assert await listed("alice") == await listed("dora", "?all") == why
+    # whose dashboard it was is no concern of theirs any more
+    assert await listed("carol") == await listed("dora") == {}
+    route = "GET /api/qhub/clusters/{name}/logs"
+    assert (await site.ask(route, "token alice", name=cluster.name))[0] == 200
+    _, text = await site.ask("GET /api/metrics", "Bearer prometheus")
+    assert "qhub_gateway_clusters{" not in text
+
+
 async def test_sharing_comes_and_goes(site: Site) -> None:
     """Whom an owner names may look, by name or by group, as long as they are named."""
     cluster = await site.cluster()
@@ -328,6 +356,29 @@ async def test_sharing_comes_and_goes(site: Site) -> None:
     assert (await looks("carol"), await looks("bob"), await looks("alice")) == (404, 404, 200)
     # the rest of its record is as it was
     assert cluster.state["job"]["name"]
+
+
+async def test_sharing_in_pieces(site: Site) -> None:
+    """A body counts as a whole, in however many segments it comes, up to a bound."""
+    cluster = await site.cluster()
+    url = f"http://gateway/api/qhub/clusters/{cluster.name}/sharing"
+    users = [f"somebody-{number}" for number in range(100)]
+
+    async def pieces(body: bytes) -> AsyncIterator[bytes]:
+        for start in range(0, len(body), 1000):
+            yield body[start : start + 1000]
+            for _ in range(50):  # the gateway, in this loop, has read it by then
+                await asyncio.sleep(0)
+
+    async def put(body: bytes) -> tuple[int, Any]:
+        headers = {"Authorization": "token alice"}
+        async with site.session.put(url, data=pieces(body), headers=headers) as answer:
+            return answer.status, await answer.json()
+
+    status, data = await put(json.dumps({"users": users}).encode())
+    assert (status, data["users"]) == (200, users)
+    status, data = await put(b" " * 70_000)
+    assert (status, data["error"]) == (422, "The body is larger than 64 KiB.")
 
 
 async def test_logs(site: Site) -> None:

@@ -25,7 +25,7 @@ from traitlets.config import LoggingConfigurable
 from yarl import URL
 
 from qhub_gateway.auth import HubAuthenticator
-from qhub_gateway.bodies import LOOKED_AT, problem_with
+from qhub_gateway.bodies import LOOKED_AT, BodyTooLargeError, problem_with, whole
 from qhub_gateway.busy import BusyWatch
 from qhub_gateway.errors import LogElsewhereError, RequestRefusedError, TargetSilentError
 from qhub_gateway.lifetime import end_with_hub
@@ -33,10 +33,10 @@ from qhub_gateway.limiting import DatabaseLimiter
 from qhub_gateway.limits import Use
 from qhub_gateway.metrics import ClusterFigures, GatewayMetrics, route_of
 from qhub_gateway.owners import OwnerWatch
-from qhub_gateway.records import patiently
+from qhub_gateway.records import is_over, patiently
 from qhub_gateway.rights import Action, Rights, may
 from qhub_gateway.sharing import KEY, Sharing
-from qhub_gateway.views import ClusterView, WorkerFacts, figures_of, view_of
+from qhub_gateway.views import ClusterView, WorkerFacts, figures_of, listed, view_of
 
 if TYPE_CHECKING:
     from qhub_gateway.backend import QHubGatewayBackend
@@ -136,10 +136,6 @@ class Api(LoggingConfigurable):
 
     # ---- what is there ----
 
-    def views(self) -> list[ClusterView]:
-        """Return every cluster that has not ended."""
-        return [self._view(cluster) for cluster in self.backend.db.active_clusters()]
-
     def _view(self, cluster: Any) -> ClusterView:  # noqa: ANN401 - dask-gateway's
         backend, limiter = self.backend, self.backend.limiter
         short = limiter.short if isinstance(limiter, DatabaseLimiter) else {}
@@ -172,7 +168,8 @@ class Api(LoggingConfigurable):
     def _figures(self) -> list[ClusterFigures]:
         return [
             figures_of(self._view(cluster), self.backend.request_of(cluster).owner.groups)
-            for cluster in self.backend.db.active_clusters()
+            for cluster in self.backend.db.name_to_cluster.values()
+            if not is_over(cluster)  # what is being ended takes its place until it is gone
         ]
 
     def _uses(self) -> list[Use]:
@@ -189,8 +186,10 @@ class Api(LoggingConfigurable):
             raise web.HTTPForbidden(reason="You may see only your own clusters.")
         found = [
             self._told_of(cluster, user)
-            for cluster in self.backend.db.active_clusters()
-            if everyone or _may_look(user, cluster)
+            for cluster in listed(self.backend.db.name_to_cluster.values(), time.time())
+            if everyone
+            or cluster.username == user.name
+            or (not is_over(cluster) and _may_look(user, cluster))
         ]
         return _answer({"clusters": found, "may_see_all": rights.see})
 
@@ -271,11 +270,11 @@ class Api(LoggingConfigurable):
         if not getattr(request["user"], "rights", Rights(create=True)).create:
             raise web.HTTPForbidden(reason="You may not use clusters here.")
         try:
-            body = await request.content.read(_LARGEST_BODY_BYTES)
+            body = await whole(request.content.iter_any(), _LARGEST_BODY_BYTES)
             sharing = Sharing.asked(json.loads(body))
         except (ValueError, RecursionError) as error:
             raise web.HTTPUnprocessableEntity(reason="This is not JSON.") from error
-        except RequestRefusedError as error:
+        except (BodyTooLargeError, RequestRefusedError) as error:
             raise web.HTTPUnprocessableEntity(reason=str(error)) from error
         data = sharing.model_dump(mode="json")
 

@@ -1,14 +1,15 @@
-"""What the bodies of requests may be: dask-gateway's routes trust theirs. Pure."""
+"""What bodies may be: of requests, as dask-gateway's routes trust theirs, and of answers. Pure."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Mapping
 from typing import Any
 
+from qhub_gateway.errors import QHubGatewayError
 from qhub_spawner.errors import shown
 
-__all__ = ["LOOKED_AT", "MOST_WORKERS", "problem_with"]
+__all__ = ["LOOKED_AT", "MOST_WORKERS", "BodyTooLargeError", "problem_with", "whole"]
 
 LOOKED_AT = frozenset(
     {
@@ -22,6 +23,28 @@ LOOKED_AT = frozenset(
 
 MOST_WORKERS = 100_000
 """More than this no cluster can be asked to have, whatever the limits."""
+
+
+class BodyTooLargeError(QHubGatewayError):
+    """A body is larger than it may be; nothing of it was looked at."""
+
+
+async def whole(chunks: AsyncIterable[bytes], most_bytes: int) -> bytes:
+    """Return a body, in however many pieces it comes.
+
+    Args:
+        chunks: aiohttp's ``content.iter_any()``; its ``content.read(n)`` returns the first piece.
+        most_bytes: How large it may be.
+
+    Raises:
+        BodyTooLargeError: It is larger.
+    """
+    found = bytearray()
+    async for chunk in chunks:
+        found += chunk
+        if len(found) > most_bytes:
+            raise BodyTooLargeError(f"The body is larger than {most_bytes // 1024} KiB.")
+    return bytes(found)
 
 
 def problem_with(route: str, body: bytes) -> str | None:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from qhub_gateway.bodies import BodyTooLargeError, whole
 from qhub_gateway.errors import HubUnavailableError, PersonUnclearError, TokenRefusedError
 from qhub_gateway.requests import Here
 from qhub_spawner.identity import Identity, IdentityError, identity_of
@@ -181,8 +182,11 @@ class HubDoor:
                 ssl=self._tls if self._tls is not None else True,
                 allow_redirects=False,
             ) as response:
-                body = await response.content.read(_LARGEST_ANSWER_BYTES)
+                body = await whole(response.content.iter_any(), _LARGEST_ANSWER_BYTES)
                 return response.status, _json(body)
+        except BodyTooLargeError as error:
+            most = _LARGEST_ANSWER_BYTES // 2**20
+            raise HubUnavailableError(f"the hub's answer is larger than {most} MiB") from error
         except (aiohttp.ClientError, OSError) as error:
             # the error's own text may hold the address, and never the headers
             raise HubUnavailableError(

@@ -60,9 +60,9 @@ class Records:
         """Return what was decided about a cluster."""
         found = self._requests.get(cluster.name)
         if found is None:
-            found = self._requests[cluster.name] = ClusterRequest.from_json(
-                cluster.config["request"]
-            )
+            found = ClusterRequest.from_json(cluster.config["request"])
+            if not is_over(cluster):  # of what has ended nobody tells when it is looked at last
+                self._requests[cluster.name] = found
         return found
 
     def thin(self, age_seconds: float) -> None:
