@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from qhub_spawner.kubernetes.pods import Pod
+from qhub_spawner.kubernetes.words import Granted, ending_words
 from tests.systems.kubernetes import (
     USER_IMAGE,
     USER_PREFIX,
@@ -113,6 +115,28 @@ def test_pod_has_its_identity_and_its_memory_limit(
     cgroup = kubernetes.container_cgroup(namespace, "identity")
     limits = [cgroup / name for name in LIMIT_FILES if (cgroup / name).exists()]
     assert [int(file.read_text()) for file in limits] == [300 * MEBIBYTE]
+
+
+def test_groups_of_the_image_are_kept_out_or_the_pod_is(
+    kubernetes: KubernetesSystem, namespace: str
+) -> None:
+    """A node that cannot hold `Strict` refuses the pod, in words; one that can gives those groups."""
+    node = kubernetes.request("GET", f"/api/v1/nodes/{kubernetes.node}")["status"]
+    context = {
+        "runAsUser": 12345,
+        "runAsGroup": 23456,
+        "supplementalGroups": [45678],
+        "supplementalGroupsPolicy": "Strict",
+    }
+    command = ["sh", "-c", 'test "$(id -G)" = "23456 45678"']
+    manifest = pod("strict-groups", command, securityContext=context)
+    path = make(kubernetes, namespace, manifest)
+    if (node.get("features") or {}).get("supplementalGroupsPolicy"):
+        assert status(kubernetes, path, "Succeeded")
+        return
+    assert status(kubernetes, path, "Failed")["reason"] == "SupplementalGroupsPolicyNotSupported"
+    _, words = ending_words(Pod.of(kubernetes.request("GET", path)), [], Granted())
+    assert "cannot keep an image from adding groups" in words
 
 
 def test_pod_over_its_memory_limit_is_killed(kubernetes: KubernetesSystem, namespace: str) -> None:

@@ -68,6 +68,8 @@ c.KubeSpawner.uid = 1000
 c.KubeSpawner.gid = 1000
 c.KubeSpawner.working_dir = "/tmp"
 c.KubeSpawner.environment = {{"HOME": "/tmp"}}
+# as in kubernetes_hub
+c.KubernetesBackend.supplemental_groups_policy = "Merge"
 """
 
 

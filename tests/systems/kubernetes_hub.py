@@ -52,6 +52,8 @@ c.{section}.gid = 1000
 c.{section}.environment = {{"HOME": "/tmp"}}
 c.{section}.working_dir = "/tmp"
 c.Authenticator.enable_auth_state = True
+# Debian's containerd 1.6 cannot keep an image from adding groups
+c.KubernetesBackend.supplemental_groups_policy = "Merge"
 """
 
 

@@ -130,6 +130,7 @@ def test_a_worker_is_the_persons_pod_with_another_command() -> None:
     context = pod["spec"]["securityContext"]
     assert (context["runAsUser"], context["runAsGroup"]) == (12001, 12002)
     assert context["supplementalGroups"] == [500, 700]
+    assert context["supplementalGroupsPolicy"] == "Strict"
     assert variables(pod)["LD_PRELOAD"] == "libnss_wrapper.so"
     assert variables(pod)["SITE"] == "1"
     assert pod["spec"]["containers"][1]["image"] == "beside:1"

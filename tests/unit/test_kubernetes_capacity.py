@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -112,6 +113,9 @@ def look(
         ("1e999", 2**63 - 1),
         (3, 3),
         (10**30, 2**63 - 1),
+        (0.5, Fraction(1, 2)),
+        (9.0, 9),
+        (1e30, 2**63 - 1),
     ],
 )
 def test_quantities(text: str, amount: Fraction) -> None:
@@ -122,7 +126,8 @@ def test_quantities(text: str, amount: Fraction) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", " ", "4 Gi", "4gi", "4K", "4GB", "Gi", "1e", "1e1.5", "1e9999", "0x10", "1_000", "nan",
-     "infinity", "1.2.3", "٣", "4Gi\n", "--1", "." , "9" * 65, None, True, 1.5, [], {}],
+     "infinity", "1.2.3", "٣", "4Gi\n", "--1", "." , "9" * 65, None, True,
+     math.nan, math.inf, [], {}],
 )  # fmt: skip
 def test_what_is_no_quantity_is_refused(text: Any) -> None:
     """Nothing is guessed."""
@@ -346,6 +351,63 @@ def test_nodes_are_of_a_kind_by_selector_taint_and_size() -> None:
     ill = replace(ill, taints=(*ill.taints, Taint("node.kubernetes.io/not-ready", "", "NoExecute")))
     seen = look(ON_GPU, [ill])
     assert (seen.nodes_total, seen.start.kind) == (1, "unknown")
+
+
+@pytest.mark.parametrize(
+    ("demand", "fits"),
+    [
+        ({"key": "pool", "operator": "In", "values": ["gpu", "x"]}, True),
+        ({"key": "pool", "operator": "In", "values": ["x"]}, False),
+        ({"key": "pool", "operator": "NotIn", "values": ["x"]}, True),
+        ({"key": "other", "operator": "NotIn", "values": ["x"]}, True),
+        ({"key": "pool", "operator": "Exists"}, True),
+        ({"key": "other", "operator": "Exists"}, False),
+        ({"key": "other", "operator": "DoesNotExist"}, True),
+        ({"key": "size", "operator": "Gt", "values": ["3"]}, True),
+        ({"key": "size", "operator": "Gt", "values": ["4"]}, False),
+        ({"key": "size", "operator": "Lt", "values": ["5"]}, True),
+        ({"key": "pool", "operator": "Lt", "values": ["5"]}, False),
+        ({"key": "pool", "operator": "Unheard"}, False),
+    ],
+)
+def test_what_an_affinity_demands(demand: dict[str, Any], fits: bool) -> None:
+    """A node must match all of one term; a term that says nothing matches none."""
+    labels = {"pool": "gpu", "size": "4"}
+    term = {"matchExpressions": [demand]}
+    for terms in ([term], [{}, term], [{"matchExpressions": [demand, demand]}]):
+        affinity = {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}
+            }
+        }
+        request = Request.of({"spec": {"containers": [], "affinity": affinity}})
+        assert request.could_run_on(node(labels=labels)) is fits
+        view = look(request, nodes=[node(labels=labels)])
+        assert (view.start.kind == "now") is fits
+
+
+def test_an_affinity_names_a_node() -> None:
+    """By its own name, which is no label."""
+    field = {"key": "metadata.name", "operator": "In", "values": ["cn2"]}
+    request = Request(terms=[{"matchFields": [field]}])
+    assert [request.could_run_on(node(name)) for name in ("cn1", "cn2")] == [False, True]
+    assert not Request(terms=[]).could_run_on(node())
+
+
+@pytest.mark.parametrize("kind", ["podAffinity", "podAntiAffinity", "spread"])
+def test_what_depends_on_other_pods_is_unknown(kind: str) -> None:
+    """Where other pods decide, nobody is promised a start."""
+    term = {"labelSelector": {}, "topologyKey": "kubernetes.io/hostname"}
+    spec: dict[str, Any] = {"containers": []}
+    if kind == "spread":
+        spec["topologySpreadConstraints"] = [{**term, "whenUnsatisfiable": "DoNotSchedule"}]
+    else:
+        spec["affinity"] = {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    view = look(Request.of({"spec": spec}), nodes=[node()])
+    assert (view.start.kind, view.problem, view.nodes_total) == ("unknown", None, 1)
+    soft = {**term, "whenUnsatisfiable": "ScheduleAnyway"}
+    request = Request.of({"spec": {"containers": [], "topologySpreadConstraints": [soft]}})
+    assert look(request, nodes=[node()]).start.kind == "now"
 
 
 def test_walltimes_say_when_there_is_room() -> None:

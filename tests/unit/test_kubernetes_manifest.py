@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from qhub_spawner.identity import Identity
 from qhub_spawner.kubernetes.manifest import Settings, Storage, completed, merged, path_part
+from qhub_spawner.kubernetes.possible import with_any_image
 from qhub_spawner.profiles import Profile
 from tests.unit import hostile
 from tests.unit.test_identity import ALICE
@@ -150,6 +151,28 @@ def test_restricted_where_nothing_else_is_configured() -> None:
     assert "securityContext" not in made(settings=Settings(restricted=False))["spec"]
 
 
+@pytest.mark.parametrize(
+    ("kubespawner", "field", "mounted"),
+    [
+        ({}, None, False),
+        ({"serviceAccountName": "team"}, None, None),  # as Kubernetes does: it is mounted
+        ({"serviceAccountName": "team", "automountServiceAccountToken": False}, None, False),
+        ({"automountServiceAccountToken": True}, None, True),
+        ({}, "other", False),
+        ({"serviceAccountName": "team"}, "other", False),
+    ],
+)
+def test_token_of_a_service_account(kubespawner: Any, field: Any, mounted: Any) -> None:
+    """It is mounted where ``c.KubeSpawner`` names an account, and not where a profile does."""
+    base = copy.deepcopy(BASE)
+    del base["spec"]["automountServiceAccountToken"]
+    base["spec"] |= kubespawner
+    block = {"kubernetes": {"service_account": field}} if field else {}
+    spec = completed(base, profile(**block), user="alice")["spec"]
+    assert spec.get("automountServiceAccountToken") is mounted
+    assert spec.get("serviceAccountName") == (field or kubespawner.get("serviceAccountName"))
+
+
 def test_the_person() -> None:
     """Numbers, names from files that are there before the container starts, home, umask."""
     pod = made(Identity.model_validate(ALICE))
@@ -159,6 +182,7 @@ def test_the_person() -> None:
         "runAsUser": 20001,
         "runAsGroup": 20001,
         "supplementalGroups": [30001, 30002],
+        "supplementalGroupsPolicy": "Strict",
     }
     container = server(pod)
     variables = {each["name"]: each["value"] for each in container["env"]}
@@ -174,6 +198,29 @@ def test_the_person() -> None:
     assert container["args"] == ["jupyterhub-singleuser", "--debug"]
     assert not pod["spec"].get("initContainers")
     assert "lifecycle" not in container
+
+
+def test_no_group_but_the_persons() -> None:
+    """A group for everybody's volumes, and a laxer rule for the image's groups, are taken away."""
+    context = {"fsGroup": 100, "supplementalGroups": [7], "supplementalGroupsPolicy": "Merge"}
+    base = merged(BASE, {"spec": {"securityContext": context}})
+    identity = Identity.model_validate(ALICE)
+    found = completed(base, profile(), user="alice", identity=identity)["spec"]["securityContext"]
+    assert found["supplementalGroups"] == [30001, 30002]
+    assert found["supplementalGroupsPolicy"] == "Strict"
+    assert "fsGroup" not in found
+    lax = Settings(strict_groups=False)
+    found = completed(base, profile(), user="alice", identity=identity, settings=lax)
+    # not even named: an older node knows nothing of it
+    assert "supplementalGroupsPolicy" not in found["spec"]["securityContext"]
+    assert "fsGroup" not in found["spec"]["securityContext"]
+
+
+def test_who_may_write_an_image() -> None:
+    """Where an image may add groups, the log names the profiles that take any."""
+    free = {"display_name": "Image", "free": {"sets": "kubernetes.image"}}
+    (line,) = with_any_image([profile(), profile(options={"image": free})])
+    assert line.startswith("profiles[1] (p).options.image.free: people may write an image")
 
 
 def test_a_uid_of_the_container_does_not_beat_the_person() -> None:

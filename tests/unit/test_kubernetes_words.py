@@ -624,8 +624,51 @@ def test_the_name_of_an_image_is_no_reason() -> None:
             "the secret x that its container needs does not exist",
         ),
         (
-            Why("CreateContainerConfigError", "image has non-numeric user"),
-            "a secret or a config map that its container needs is missing",
+            Why(
+                "CreateContainerConfigError",
+                (
+                    "container has runAsNonRoot and image has non-numeric user (jovyan), cannot "
+                    'verify user is non-root (pod: "jupyter-ada_people(1-2)", container: notebook)'
+                ),
+            ),
+            (
+                "its image names its user (jovyan) and not a number, so that nobody can tell that "
+                "it is not root: it needs another image, or a number from the administrator"
+            ),
+        ),
+        (
+            Why(
+                "CreateContainerConfigError",
+                (
+                    "container has runAsNonRoot and image will run as root (pod: "
+                    '"jupyter-ada_people(1-2)", container: notebook)'
+                ),
+            ),
+            (
+                "its image would run as root, which is not allowed: it needs another image, or a "
+                "number from the administrator"
+            ),
+        ),
+        (
+            Why(
+                "CreateContainerConfigError",
+                (
+                    'failed to create subPath directory for volumeMount "qhub-homes" of container '
+                    '"notebook"'
+                ),
+            ),
+            (
+                "its folder in the volume qhub-homes cannot be had: the administrator has to make "
+                "it, or to let nodes make it"
+            ),
+        ),
+        (
+            Why("CreateContainerConfigError", "couldn't find key token in Secret people/ada"),
+            "the secret that its container needs has no token",
+        ),
+        (
+            Why("CreateContainerConfigError", "something that no kubelet has said before"),
+            "its container cannot be made as it is described",
         ),
         (
             Why("RunContainerError", 'exec: "nope": executable file not found in $PATH'),
@@ -639,6 +682,18 @@ def test_what_does_not_mend_itself(why: Why, words: str | None) -> None:
     """Why a container cannot start as things are; nothing where it just takes time."""
     pod = Pod(state=PodState.PULLING, node="node1", image="lab:1", waits_for=why)
     assert stuck_words(pod, []) == words
+
+
+def test_a_volume_that_nothing_brings() -> None:
+    """A missing secret of a volume does not pass by itself; a file server may answer yet."""
+    pod = Pod(state=PodState.SCHEDULED, node="node1", waits_for=Why("ContainerCreating"))
+    missing = event("FailedMount", 'MountVolume.SetUp failed for "x" : secret "nope" not found', 2)
+    slow = event("FailedMount", 'MountVolume.SetUp failed for volume "home" : timed out', 1)
+    assert stuck_words(pod, []) is None
+    assert stuck_words(pod, [missing]) == ("a volume needs the secret nope, which does not exist")
+    assert stuck_words(pod, [missing, slow]) is None
+    # what an older kubelet does not say otherwise
+    assert stuck_words(pod, [missing, event("Pulling", "Pulling image", 1)]) is None
 
 
 # --- endings

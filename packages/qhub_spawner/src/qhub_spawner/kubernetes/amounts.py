@@ -7,6 +7,7 @@ Amounts are whole numbers by the name of the resource: ``cpu`` in millicores, ``
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Mapping
 from fractions import Fraction
@@ -57,13 +58,15 @@ def parse_quantity(value: object) -> Fraction:
     """Read a quantity exactly; more than 2^63-1 is that, as for Kubernetes.
 
     Args:
-        value: A text, or a whole number as a manifest that was never sent may hold it.
+        value: A text, or a number as a manifest that was never sent may hold it.
 
     Raises:
         ValueRefusedError: (a ``ValueError``) It is something else.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return Fraction(max(-_LARGEST, min(value, _LARGEST)))
+    if isinstance(value, float) and math.isfinite(value):
+        return max(Fraction(-_LARGEST), min(Fraction(repr(value)), Fraction(_LARGEST)))
     amount = _parsed(value) if isinstance(value, str) and len(value) <= _LONGEST_TEXT else None
     if amount is None:
         raise ValueRefusedError(

@@ -131,6 +131,18 @@ class KubernetesBackend(LoggingConfigurable):
         (Debian's package `libnss-wrapper`). Default: found by its name.
         """,
     )
+    supplemental_groups_policy = Enum(
+        ["Strict", "Merge"],
+        default_value="Strict",
+        config=True,
+        help="""
+        Whether people with an identity have its groups and no others (``Strict``), or also those
+        that their image's own ``/etc/group`` names for their number (``Merge``). Default:
+        ``Strict``, which nodes can hold from containerd 2.0 and CRI-O 1.31 on; from Kubernetes 1.33
+        on, a node that cannot refuses the pod. With ``Merge``, whoever may choose any image may
+        have any group.
+        """,
+    )
     restricted = Bool(
         True,
         config=True,
@@ -242,6 +254,7 @@ class KubernetesBackend(LoggingConfigurable):
             gpu_type_label=self.gpu_type_label,
             nss_wrapper=self.nss_wrapper,
             restricted=self.restricted,
+            strict_groups=self.supplemental_groups_policy == "Strict",
         )
         self.live: dict[Key, KubernetesServer] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -273,7 +286,9 @@ class KubernetesBackend(LoggingConfigurable):
             problems.insert(0, Problem(where, str(error), words, accepted))
         if problems:
             raise ConfigurationError(problems)
-        for line in possible.without_effect(profiles):
+        strict = self.supplemental_groups_policy == "Strict"
+        free = () if strict else possible.with_any_image(profiles)
+        for line in (*possible.without_effect(profiles), *free):
             self.log.warning("%s", line)
 
     def _find_cluster(self) -> None:
@@ -283,18 +298,6 @@ class KubernetesBackend(LoggingConfigurable):
             ssl_ca_cert=traits.get("k8s_api_ssl_ca_cert", ""),
             verify_ssl=traits.get("k8s_api_verify_ssl", None),
         )
-
-    @property
-    def common_spec(self) -> dict[str, Any]:
-        """What ``c.KubeSpawner`` says of every pod that decides where it may run."""
-        traits = self.config.KubeSpawner
-        tolerations, wanted = traits.get("tolerations", None), traits.get("node_selector", None)
-        spec: dict[str, Any] = {}
-        if isinstance(tolerations, list):
-            spec["tolerations"] = tolerations
-        if isinstance(wanted, dict):
-            spec["nodeSelector"] = wanted
-        return spec
 
     @property
     def pools(self) -> tuple[ScalablePool, ...]:

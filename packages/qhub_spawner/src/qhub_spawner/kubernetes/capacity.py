@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from qhub_spawner.availability import Availability, StartEstimate
+from qhub_spawner.kubernetes.affinity import demands_neighbours, node_terms, term_matches
 from qhub_spawner.kubernetes.amounts import (
     CPU,
     MEMORY,
@@ -50,7 +51,7 @@ _OF_THE_MOMENT = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/")
 
 @dataclass(frozen=True)
 class Request:
-    """What one server takes, and where it may run. Affinity is not evaluated.
+    """What one server takes, and where it may run.
 
     Attributes:
         cpu_millicores: Requested, in thousandths of a core.
@@ -61,6 +62,8 @@ class Request:
         node_selector: Labels that a node must have.
         tolerations: Taints that a node may have, as in ``PodSpec``.
         limits: What a quota on ``limits.*`` counts; the same as requested where it is left out.
+        terms: Of its node affinity: a node must match one; ``None`` where nothing is demanded.
+        uncertain: Whether it also depends on other pods where it may run.
     """
 
     cpu_millicores: int = 0
@@ -71,6 +74,8 @@ class Request:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: Sequence[Document] = ()
     limits: Amounts = field(default_factory=dict)
+    terms: Sequence[Document] | None = None
+    uncertain: bool = False
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any], *, gpu_resource: str = GPU) -> Request:
@@ -86,6 +91,8 @@ class Request:
             node_selector=texts(spec, "nodeSelector"),
             tolerations=tuple(items(spec, "tolerations")),
             limits=limits_of(manifest),
+            terms=node_terms(spec),
+            uncertain=demands_neighbours(spec),
         )
 
     @property
@@ -107,6 +114,7 @@ class Request:
         lasting = [taint for taint in node.taints if not taint.key.startswith(_OF_THE_MOMENT)]
         return (
             self.node_selector.items() <= node.labels.items()
+            and self._wants(node)
             and self._accepts(lasting)
             and not missing_from(node.allocatable, self.amounts)
         )
@@ -114,6 +122,11 @@ class Request:
     def fits_now(self, node: Node, free: Amounts) -> bool:
         """Whether a node of the right kind takes it at this moment."""
         return node.up and self._accepts(node.taints) and not missing_from(free, self.amounts)
+
+    def _wants(self, node: Node) -> bool:
+        return self.terms is None or any(
+            term_matches(term, node.name, node.labels) for term in self.terms
+        )
 
     def _accepts(self, taints: Iterable[Taint]) -> bool:
         return all(
@@ -197,7 +210,8 @@ def availability_of(
     The start is ``now`` where a node has room: the scheduler does not make a pod that fits wait for
     those that do not. Else a pool may add a node (`Availability.scale_up`). Else the start is
     calculated from the walltimes of running pods, and so the latest moment by which room for this
-    server appears if no other comes first; pods without a walltime promise nothing.
+    server appears if no other comes first; pods without a walltime promise nothing. Of a server
+    that demands or shuns other pods on its node, the start is unknown.
 
     Args:
         request: What the server takes.
@@ -220,6 +234,8 @@ def availability_of(
         scale_up = True
     else:
         start = _when_free(request, up, cluster, as_of)
+    if request.uncertain:
+        start = StartEstimate()
     device = request.gpu_resource if request.gpus else None
     return Availability(
         nodes_idle=sum(node.name not in cluster.busy for node in up),

@@ -15,7 +15,7 @@ from qhub_spawner.kubernetes.documents import (
     text,
 )
 
-__all__ = ["Event", "Told", "in_order", "latest", "read_all"]
+__all__ = ["Event", "Told", "in_order", "latest", "read_all", "since"]
 
 _LONGEST_MESSAGE = 2048
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
@@ -107,3 +107,11 @@ def latest(events: Iterable[Event], *reasons: str) -> Event | None:
     """Return what was said last for one of these reasons."""
     found = [event for event in events if event.reason in reasons]
     return in_order(found)[-1] if found else None
+
+
+def since(events: Iterable[Event], event: Event, reason: str) -> bool:
+    """Whether something was said after `event`, or at the same time (times are whole seconds)."""
+    later = latest(events, reason)
+    if later is None or later.last is None or event.last is None:
+        return later is not None
+    return later.last >= event.last

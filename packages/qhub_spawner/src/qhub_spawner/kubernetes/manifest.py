@@ -43,6 +43,7 @@ class Settings:
     gpu_type_label: str = "nvidia.com/gpu.product"
     nss_wrapper: str = "libnss_wrapper.so"
     restricted: bool = True
+    strict_groups: bool = True
 
 
 def completed(
@@ -85,12 +86,16 @@ def completed(
     pod = with_container(pod, _container(profile, block))
     pod = with_storage(pod, user, identity, settings.storage)
     if identity is not None:
-        pod = with_identity(pod, user, identity, settings.nss_wrapper)
+        pod = with_identity(
+            pod, user, identity, settings.nss_wrapper, strict_groups=settings.strict_groups
+        )
     pod = _with_shell(pod, shell or _SHELL.format(work=quoted_work()))
     # Kubernetes' own default would start a server again that its person has ended
     pod["spec"].setdefault("restartPolicy", "Never")
     if settings.restricted:
-        pod = _restricted(pod)
+        # c.KubeSpawner.service_account says that its token is mounted; a profile's does not
+        token = bool(base["spec"].get("serviceAccountName")) and not block.service_account
+        pod = _restricted(pod, token=token)
     pod = with_container(pod, block.container)
     return {**pod, "spec": merged(pod["spec"], block.pod)}
 
@@ -195,8 +200,13 @@ def quoted_work() -> str:
 # --- hardening
 
 
-def _restricted(pod: Json) -> Json:
-    """Fill in what Pod Security `restricted` asks for, where nothing else is configured."""
+def _restricted(pod: Json, *, token: bool) -> Json:
+    """Fill in what Pod Security `restricted` asks for, where nothing else is configured.
+
+    Args:
+        pod: It is not changed.
+        token: Whether the token of its service account is mounted, if it does not say.
+    """
     spec = pod["spec"]
     context = {
         "runAsNonRoot": True,
@@ -207,7 +217,8 @@ def _restricted(pod: Json) -> Json:
     changed = {**spec, "securityContext": context, "containers": containers}
     if spec.get("initContainers"):
         changed["initContainers"] = [_restricted_container(each) for each in spec["initContainers"]]
-    changed.setdefault("automountServiceAccountToken", False)
+    if not token:
+        changed.setdefault("automountServiceAccountToken", False)
     changed.setdefault("enableServiceLinks", False)
     return {**pod, "spec": changed}
 

@@ -34,8 +34,8 @@ def merged(base: Any, over: Any, key: str = "") -> Any:  # noqa: ANN401 - JSON
 
     ``None`` takes away what was there.
     """
-    if isinstance(base, Mapping) and isinstance(over, Mapping):
-        result = dict(base)
+    if isinstance(over, Mapping):
+        result = dict(base) if isinstance(base, Mapping) else {}
         for name, value in over.items():
             if value is None:
                 result.pop(name, None)

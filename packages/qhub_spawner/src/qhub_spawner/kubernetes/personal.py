@@ -96,10 +96,21 @@ def path_part(name: str) -> str:
     return part or "%"
 
 
-def with_identity(pod: Json, user: str, identity: Identity, nss_wrapper: str) -> Json:
+def with_identity(
+    pod: Json, user: str, identity: Identity, nss_wrapper: str, *, strict_groups: bool = True
+) -> Json:
     """Run as the person, with their names from files that are there before the container starts.
 
-    The files come from annotations of the pod itself, so that they need no further object.
+    The files come from annotations of the pod itself, so that they need no further object. The
+    person's groups are the only ones: neither a group for volumes that everybody has, nor those
+    that the image's own ``/etc/group`` gives to their number.
+
+    Args:
+        pod: It is not changed.
+        user: The person's name.
+        identity: Their numbers, home and groups.
+        nss_wrapper: The library that reads the files.
+        strict_groups: Whether the node must keep the image from adding groups.
     """
     pod = merged(
         pod,
@@ -115,6 +126,9 @@ def with_identity(pod: Json, user: str, identity: Identity, nss_wrapper: str) ->
                     "runAsUser": identity.uid,
                     "runAsGroup": identity.gid,
                     "supplementalGroups": list(identity.supplementary),
+                    "supplementalGroupsPolicy": "Strict" if strict_groups else None,
+                    # the kubelet would give shared folders to this group as well
+                    "fsGroup": None,
                 },
                 "volumes": [
                     {

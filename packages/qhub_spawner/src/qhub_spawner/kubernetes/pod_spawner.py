@@ -81,7 +81,7 @@ class PodSpawner(KubeSpawner):  # type: ignore[misc]  # kubespawner has no types
         """Make the one of `owner`; the event loop must run. For `cluster` see `__init__`."""
         handed = {name: getattr(owner, name) for name in _HANDED_OVER if hasattr(owner, name)}
         known = {name: value for name, value in handed.items() if name in cls.class_trait_names()}
-        config = _config(owner.config, type(owner))
+        config = _config(owner.config, [each.__name__ for each in type(owner).mro()])
         made = cls(config=config, log=owner.log, cluster=cluster, **known)
         for name in handed.keys() - known.keys():
             setattr(made, name, handed[name])
@@ -217,7 +217,21 @@ class PersonalPods(PodSpawner):
             groups=[SimpleNamespace(name=group) for group in sorted(groups)],
         )
         hub = SimpleNamespace(public_host="", url="", base_url="/", api_url="")
-        return cls(config=copy.deepcopy(config), user=person, hub=hub, log=log, cluster=False)
+        return cls(config=_config(config, _SECTIONS), user=person, hub=hub, log=log, cluster=False)
+
+    @classmethod
+    def of_nobody(cls, config: Config, log: Any) -> PersonalPods:  # noqa: ANN401
+        """Make one to see what a pod takes and where it may run: nobody's name decides that.
+
+        What a function of the configuration works out from a person is left out.
+        """
+        made = cls.of(config, "somebody", (), log)
+        made.environment = {}
+        for name in ("uid", "gid", "fs_gid"):
+            setattr(made, name, None)
+        made.supplemental_gids = []
+        made.container_security_context = made.pod_security_context = {}
+        return made
 
     def get_env(self) -> Any:  # noqa: ANN401 - as every spawner's
         """Return what is configured for every server, and no more."""
@@ -228,13 +242,17 @@ class PersonalPods(PodSpawner):
         return []
 
 
-def _config(config: Config, owner_class: type) -> Config:
+# Of `QHubSpawner`, the most special first.
+_SECTIONS = ("QHubSpawner", "SlurmSpawner", "BatchSpawnerRegexStates", "BatchSpawnerBase")
+
+
+def _config(config: Config, sections: Iterable[str]) -> Config:
     """Let common traits set on ``c.QHubSpawner`` apply where ``c.KubeSpawner`` is silent."""
     merged = copy.deepcopy(config)
     common = set(Spawner.class_trait_names(config=True))
     section = merged["KubeSpawner"]
-    for parent in owner_class.mro():
-        for name, value in merged.get(parent.__name__, {}).items():
-            if name in common and parent is not Spawner and name not in section:
+    for each in sections:
+        for name, value in merged.get(each, {}).items():
+            if name in common and each != "Spawner" and name not in section:
                 section[name] = value
     return merged

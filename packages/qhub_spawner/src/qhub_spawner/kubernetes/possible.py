@@ -52,3 +52,15 @@ def without_effect(profiles: Iterable[Profile]) -> list[str]:
         for trait in (profile.kubernetes.kubespawner if profile.kubernetes else ())
         if instead(trait)
     ]
+
+
+def with_any_image(profiles: Iterable[Profile]) -> list[str]:
+    """Return which profiles let people write an image, where it may add groups, a line for each."""
+    return [
+        f"profiles[{index}] ({profile.slug}).options.{name}.free: people may write an image, and "
+        "an image gives its person the groups of its own /etc/group; only "
+        "c.KubernetesBackend.supplemental_groups_policy = 'Strict' keeps it from that"
+        for index, profile in enumerate(profiles)
+        for name, option in profile.options.items()
+        if option.free is not None and option.free.sets == "kubernetes.image"
+    ]

@@ -10,14 +10,16 @@ import re
 from collections.abc import Sequence
 
 from qhub_spawner.kubernetes.documents import said
-from qhub_spawner.kubernetes.events import Event, in_order
+from qhub_spawner.kubernetes.events import Event, in_order, latest, since
 from qhub_spawner.kubernetes.pods import Pod
 
 __all__ = [
     "IMAGE_REASONS",
     "PREPARING",
+    "container_words",
     "image_name",
     "image_words",
+    "missing_for_volume",
     "missing_object",
     "missing_program",
     "node_trouble",
@@ -44,6 +46,57 @@ def missing_program(message: str) -> str:
     """Return which program the runtime could not run; empty if it is about something else."""
     found = _NO_PROGRAM.search(message)
     return found["program"] if found is not None else ""
+
+
+# What the kubelet says of a container that it cannot make, by reason CreateContainerConfigError.
+# container has runAsNonRoot and image has non-numeric user (jovyan), cannot verify user is non-root
+# failed to create subPath directory for volumeMount "qhub-homes" of container "notebook"
+# couldn't find key password in Secret people/jupyter-alice
+_CONFIG_FAILURES: Sequence[tuple[str, str]] = (
+    (
+        r"image has non-numeric user \((?P<name>[\w.-]{1,32})\)",
+        (
+            "its image names its user ({name}) and not a number, so that nobody can tell that it "
+            "is not root: it needs another image, or a number from the administrator"
+        ),
+    ),
+    (
+        r"image will run as root|breaks non-root policy",
+        (
+            "its image would run as root, which is not allowed: it needs another image, or a "
+            "number from the administrator"
+        ),
+    ),
+    (
+        r"image has an invalid user id",
+        "its image's user is no number that a server may have: it needs another image",
+    ),
+    (
+        r'(?:create subPath directory|prepare subPath) for volumeMount "(?P<name>[\w.-]{1,63})"',
+        (
+            "its folder in the volume {name} cannot be had: the administrator has to make it, or "
+            "to let nodes make it"
+        ),
+    ),
+    (
+        r"couldn't find key (?P<name>[\w.-]{1,253}) in Secret",
+        "the secret that its container needs has no {name}",
+    ),
+    (
+        r"couldn't find key (?P<name>[\w.-]{1,253}) in ConfigMap",
+        "the config map that its container needs has no {name}",
+    ),
+)
+
+
+def container_words(message: str) -> str:
+    """Say why a container cannot be made as it is described; empty if that is not known."""
+    for pattern, words in _CONFIG_FAILURES:
+        found = re.search(pattern, message)
+        if found is not None:
+            names = {key: said(value, 80) for key, value in found.groupdict().items()}
+            return words.format(**names)
+    return ""
 
 
 def image_name(pod: Pod) -> str:
@@ -154,3 +207,12 @@ def node_trouble(event: Event) -> str:
         if re.search(pattern, message, re.IGNORECASE):
             return f"{volume} cannot be mounted: {words}"
     return f"{volume} cannot be mounted"
+
+
+def missing_for_volume(events: Sequence[Event]) -> str | None:
+    """Say which object a volume needs that is not there; ``None`` where a volume may still come."""
+    problem = latest(events, *PREPARING)
+    if problem is None or not missing_object(problem.message):
+        return None
+    # the volumes were there before its image was fetched
+    return None if since(events, problem, "Pulling") else node_trouble(problem)

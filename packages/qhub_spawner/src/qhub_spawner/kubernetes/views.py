@@ -24,8 +24,8 @@ from qhub_spawner.kubernetes.capacity import (
     quota_availability,
 )
 from qhub_spawner.kubernetes.manifest import completed
-from qhub_spawner.kubernetes.names import SERVER_CONTAINER
 from qhub_spawner.kubernetes.nodes import Node
+from qhub_spawner.kubernetes.pod_spawner import PersonalPods
 from qhub_spawner.kubernetes.pods import Pod
 from qhub_spawner.kubernetes.slimming import slim, slim_node
 from qhub_spawner.kubernetes.watching import Key, Watch
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _PATIENCE_SECONDS = 5.0
 _SILENT = "Kubernetes does not say now what is free"
 _NO_ANSWER = "no answer from Kubernetes yet"
+_NOT_KNOWN = "what it takes is not known before it starts"
 
 
 class Views:
@@ -58,7 +59,7 @@ class Views:
         self._asking: asyncio.Task[None] | None = None
         self._problem: str | None = None
         self._read_at: datetime | None = None
-        self._requests: dict[str, tuple[Profile, Request]] = {}
+        self._requests: dict[str, tuple[Profile, Request | None]] = {}
         self._cluster: tuple[float, Cluster] | None = None
         self._read: dict[Key, Pod] = {}
 
@@ -73,23 +74,37 @@ class Views:
             return await self._by_nodes(profiles, now)
         await self._ask_for_quotas(now)
         nothing = Availability(stale=True, problem=self._problem or _NO_ANSWER)
-        return {profile.slug: self._quota(profile) or nothing for profile in profiles}
+        found = {}
+        for profile in profiles:
+            request = await self._request(profile)
+            unknown = Availability(as_of=now, problem=_NOT_KNOWN)
+            found[profile.slug] = self._quota(request) or nothing if request else unknown
+        return found
 
-    def _request(self, profile: Profile) -> Request:
+    async def _request(self, profile: Profile) -> Request | None:
+        """Return what a server of a profile takes; ``None`` where that cannot be worked out."""
         known = self._requests.get(profile.slug)
         if known is None or (known[0] is not profile and known[0] != profile):
-            base = {
-                "metadata": {},
-                "spec": {
-                    **self.backend.common_spec,
-                    "containers": [{"name": SERVER_CONTAINER}],
-                },
-            }
-            pod = completed(base, profile, user="somebody", settings=self.backend.settings)
-            block = profile.kubernetes or KubernetesBlock()
-            known = profile, Request.of(pod, gpu_resource=block.gpu_resource)
-            self._requests[profile.slug] = known
+            known = self._requests[profile.slug] = profile, await self._worked_out(profile)
         return known[1]
+
+    async def _worked_out(self, profile: Profile) -> Request | None:
+        """Make the pod that a start would make, but for what depends on the person."""
+        block = profile.kubernetes or KubernetesBlock()
+        try:
+            pods = PersonalPods.of_nobody(self.backend.config, self.backend.log)
+            pods.apply(block.kubespawner)
+            pods.fit(profile)
+            base = await pods.pod()
+        except Exception as error:  # noqa: BLE001 - functions of a configuration raise anything
+            self.backend.log.warning(
+                "what a server of the profile %s takes is not known: c.KubeSpawner and the profile "
+                "make no pod of nobody: %s: %s",
+                *(profile.slug, type(error).__name__, error),
+            )
+            return None
+        pod = completed(base, profile, user="somebody", settings=self.backend.settings)
+        return Request.of(pod, gpu_resource=block.gpu_resource)
 
     # ---- quota
 
@@ -103,11 +118,11 @@ class Views:
         if self._quotas is None and self._asking is not None:
             await asyncio.wait([self._asking], timeout=_PATIENCE_SECONDS)
 
-    def _quota(self, profile: Profile) -> Availability | None:
+    def _quota(self, request: Request) -> Availability | None:
         """Return what the quotas leave; ``None`` where they are not known."""
         if self._quotas is None:
             return None
-        request, stale = self._request(profile), self._problem is not None
+        stale = self._problem is not None
         return quota_availability(request, self._quotas, as_of=self._read_at, stale=stale)
 
     async def _ask_quotas(self, now: datetime) -> None:
@@ -141,14 +156,18 @@ class Views:
         stale = not (nodes.current and pods.current)
         found = {}
         for profile in profiles:
+            request = await self._request(profile)
+            if request is None:
+                found[profile.slug] = Availability(as_of=now, problem=_NOT_KNOWN)
+                continue
             view = availability_of(
-                self._request(profile),
+                request,
                 cluster,
                 as_of=now,
                 scalable=self.backend.pools,
                 stale=stale,
             )
-            quota = self._quota(profile)
+            quota = self._quota(request)
             found[profile.slug] = view if quota is None else combined(view, quota)
         return found
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from qhub_spawner.errors import ValueRefusedError
 from qhub_spawner.kubernetes.amounts import MEMORY, amount_words, left_words, parse_bytes
 from qhub_spawner.kubernetes.documents import said
-from qhub_spawner.kubernetes.events import Event, Told, in_order, latest, read_all
+from qhub_spawner.kubernetes.events import Event, Told, in_order, latest, read_all, since
 from qhub_spawner.kubernetes.pods import Pod, PodState
 from qhub_spawner.kubernetes.refusals import quota_words, refusal_words
 from qhub_spawner.kubernetes.scheduling import (
@@ -27,8 +27,10 @@ from qhub_spawner.kubernetes.scheduling import (
 from qhub_spawner.kubernetes.troubles import (
     IMAGE_REASONS,
     PREPARING,
+    container_words,
     image_name,
     image_words,
+    missing_for_volume,
     missing_object,
     missing_program,
     node_trouble,
@@ -107,7 +109,8 @@ def _waiting_for_a_node(pod: Pod, events: Sequence[Event], now: datetime) -> tup
 def _starting(pod: Pod, events: Sequence[Event], on: str, now: datetime) -> tuple[str, int]:
     stuck = stuck_words(pod, events)
     if stuck is not None:
-        return f"{_sentence(stuck)}; Kubernetes tries again.", 45
+        percent = 30 if pod.waits_for.reason in _BEFORE_IMAGES else 45
+        return f"{_sentence(stuck)}; Kubernetes tries again.", percent
     if pod.state is PodState.SCHEDULED:
         return _preparing(events, on)
     if pod.state is PodState.STARTING:
@@ -115,29 +118,24 @@ def _starting(pod: Pod, events: Sequence[Event], on: str, now: datetime) -> tupl
     return _pulling(pod, events, on, now)
 
 
+_BEFORE_IMAGES = frozenset({"", "ContainerCreating", "PodInitializing"})
+
+
 def _preparing(events: Sequence[Event], on: str) -> tuple[str, int]:
     problem = latest(events, *PREPARING)
-    if problem is None or _since(events, problem, "SuccessfulAttachVolume"):
+    if problem is None or since(events, problem, "SuccessfulAttachVolume"):
         return f"The server was given {on}, which prepares its volumes and network.", 30
     return f"{_sentence(node_trouble(problem))}; Kubernetes tries again.", 30
 
 
 def _pulling(pod: Pod, events: Sequence[Event], on: str, now: datetime) -> tuple[str, int]:
     pulling, pulled = latest(events, "Pulling"), latest(events, "Pulled")
-    if pulling is not None and (pulled is None or not _since(events, pulling, "Pulled")):
+    if pulling is not None and (pulled is None or not since(events, pulling, "Pulled")):
         so_far = _minutes(pulling, now)
         return f"{_sentence(on)} fetches the image {image_name(pod)}{so_far}.", 40
     if pulled is not None:
         return f"The image is on {on}, which makes the container.", 60
     return f"{_sentence(on)} prepares the container.", 45
-
-
-def _since(events: Sequence[Event], event: Event, reason: str) -> bool:
-    """Whether something was said after `event`, or at the same time (times are whole seconds)."""
-    later = latest(events, reason)
-    if later is None or later.last is None or event.last is None:
-        return later is not None
-    return later.last >= event.last
 
 
 def _minutes(event: Event, now: datetime) -> str:
@@ -154,7 +152,7 @@ def _sentence(words: str) -> str:
 # --- what does not mend itself
 
 _STUCK: Mapping[str, str] = {
-    "CreateContainerConfigError": "a secret or a config map that its container needs is missing",
+    "CreateContainerConfigError": "its container cannot be made as it is described",
     "CreateContainerError": "its container cannot be made",
     "RunContainerError": "its container cannot be started",
     "PreCreateHookError": "its container cannot be made",
@@ -182,7 +180,10 @@ def stuck_words(pod: Pod, events: Iterable[Told]) -> str | None:
         return f"the {missing} that its container needs does not exist"
     if program:
         return f"the program {program} cannot be run in the image {image_name(pod)}"
-    return _STUCK.get(reason)
+    known = container_words(message) or _STUCK.get(reason)
+    if known is None and pod.state is PodState.SCHEDULED:
+        return missing_for_volume(read_all(events))
+    return known
 
 
 # --- when it has ended
@@ -214,6 +215,10 @@ _KUBELET_ENDINGS: Mapping[str, str] = {
     "NodeAffinity": "{node} is no longer of the kind it asks for",
     "TopologyAffinityError": "{node} could not give it what it asks for in one place",
     "UnexpectedAdmissionError": "{node} did not take it",
+    "SupplementalGroupsPolicyNotSupported": (
+        "{node} cannot keep an image from adding groups (supplementalGroupsPolicy); the "
+        "administrator can help"
+    ),
 }
 _TERMINATIONS: Mapping[str, str] = {
     "ContainerCannotRun": "its container could not be run on {node}",

@@ -1,0 +1,86 @@
+"""What the page says is free counts what the pod of a profile would really take."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from traitlets.config import Config
+
+from qhub_spawner.availability import Availability
+from qhub_spawner.kubernetes.backend import KubernetesBackend
+from qhub_spawner.kubernetes.views import Views
+from qhub_spawner.profiles import Profile
+
+NOW = datetime(2026, 11, 21, 9, tzinfo=UTC)
+QUOTA = {
+    "status": {
+        "hard": {"requests.cpu": "8", "requests.memory": "32Gi", "requests.example.org/x": "1"}
+    }
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/nonexistent")
+
+
+class Api:
+    """Kubernetes, as far as it has a quota."""
+
+    async def request(self, method: str, path: str) -> Any:
+        assert (method, path) == ("GET", "/api/v1/namespaces/people/resourcequotas")
+        return {"items": [QUOTA]}
+
+
+async def seen(kubespawner: dict[str, Any] | None = None, **fields: Any) -> Availability:
+    """What the page says of one profile."""
+    sections = {"KubeSpawner": {"namespace": "people", **(kubespawner or {})}}
+    sections |= fields.pop("sections", {})
+    backend = KubernetesBackend(config=Config(sections), hub_id="x")
+    backend.log = logging.getLogger("hub")
+    backend.api = Api()  # type: ignore[assignment]
+    profile = Profile.model_validate({"slug": "p", "display_name": "P", "kubernetes": {}, **fields})
+    return (await Views(backend).look((profile,), now=NOW))["p"]
+
+
+@pytest.mark.parametrize(
+    ("kubespawner", "fields", "lacking"),
+    [
+        ({}, {}, None),
+        ({"mem_guarantee": "64G"}, {}, "64 GiB of memory"),
+        ({"mem_limit": "64G"}, {}, "64 GiB of memory"),
+        ({"cpu_guarantee": 9}, {}, "9 cores"),
+        ({"extra_resource_guarantees": {"example.org/x": "2"}}, {}, "2 example.org/x"),
+        ({"mem_guarantee": "64G"}, {"memory": "1 GiB"}, None),
+        ({}, {"kubernetes": {"kubespawner": {"mem_guarantee": "64G"}}}, "64 GiB of memory"),
+        ({"extra_containers": [{"name": "x", "resources": {"requests": {"cpu": "9"}}}]}, {}, "9 c"),
+        ({}, {"sections": {"QHubSpawner": {"cpu_guarantee": 9}}}, "9 cores"),
+    ],
+)
+async def test_what_counts(kubespawner: Any, fields: Any, lacking: str | None) -> None:
+    """All that shapes the pod: KubeSpawner's traits, the profile's fields, and its traits."""
+    found = await seen(kubespawner, **fields)
+    if lacking is None:
+        assert (found.start.kind, found.problem) == ("now", None)
+    else:
+        assert found.start.kind == "unknown"
+        assert f"no room for {lacking}" in str(found.problem)
+
+
+def raising(_spawner: Any) -> Any:
+    """A function of the configuration that knows the people of this hub."""
+    msg = "no such person"
+    raise KeyError(msg)
+
+
+async def test_functions_that_know_people(caplog: pytest.LogCaptureFixture) -> None:
+    """Who a person is does not decide what is free; where it must, nothing is guessed."""
+    found = await seen({"uid": raising, "pod_security_context": raising, "mem_guarantee": "64G"})
+    assert "64 GiB of memory" in str(found.problem)
+    found = await seen({"volumes": [{"name": "{no_such_thing}"}]})
+    assert (found.start.kind, found.stale) == ("unknown", False)
+    assert found.problem == "what it takes is not known before it starts"
+    assert "what a server of the profile p takes is not known" in caplog.text
