@@ -26,6 +26,7 @@ from yarl import URL
 
 from qhub_gateway.auth import HubAuthenticator
 from qhub_gateway.bodies import LOOKED_AT, problem_with
+from qhub_gateway.busy import BusyWatch
 from qhub_gateway.errors import LogElsewhereError, RequestRefusedError, TargetSilentError
 from qhub_gateway.lifetime import end_with_hub
 from qhub_gateway.limiting import DatabaseLimiter
@@ -113,6 +114,7 @@ class Api(LoggingConfigurable):
         authenticator = app["authenticator"]
         if isinstance(authenticator, HubAuthenticator):  # else there is nobody who could be asked
             tasks.append(asyncio.create_task(self._owner_watch(authenticator).run()))
+            tasks.append(asyncio.create_task(self._busy_watch(authenticator).run()))
         yield
         for task in tasks:
             task.cancel()
@@ -129,6 +131,13 @@ class Api(LoggingConfigurable):
             period=self.owner_period,
             log=self.log,
         )
+
+    def _busy_watch(self, authenticator: HubAuthenticator) -> BusyWatch:
+        async def tell(name: str, server: str | None, what: str) -> None:
+            await authenticator.hub.busy(name, server, what)
+
+        clusters = self.backend.db.active_clusters
+        return BusyWatch(clusters, self.backend.request_of, tell, parent=self)
 
     # ---- what is there ----
 

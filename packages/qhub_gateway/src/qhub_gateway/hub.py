@@ -61,7 +61,8 @@ class HubDoor:
 
     Args:
         api_url: The hub's API, e.g. ``http://127.0.0.1:8081/hub/api``.
-        token: The gateway's own; it needs the scope ``custom:qhub:identity``.
+        token: The gateway's own; it needs the scopes ``custom:qhub:identity`` and, for `busy`,
+            ``custom:qhub:busy``.
         tls: For a hub with internal TLS.
         timeout_seconds: How long an answer may take.
     """
@@ -135,7 +136,35 @@ class HubDoor:
             _servers(data.get("servers")),
         )
 
+    async def busy(self, name: str, server: str | None, what: str) -> None:
+        """Tell the hub what somebody's server is busy with; it is then not idle.
+
+        Args:
+            name: The person.
+            server: The server's name; ``None`` for all of theirs.
+            what: A phrase.
+
+        Raises:
+            HubUnavailableError: The hub does not take it.
+        """
+        path = f"/users/{quote(name, safe='')}/qhub/busy"
+        status, _ = await self._ask("POST", path, self._token(), {"what": what, "server": server})
+        if status in {403, 404}:
+            raise HubUnavailableError(
+                f"the hub answered {status} to what a server of {name!r} is busy with: it needs "
+                "qhub-spawner, and the gateway's token the scope custom:qhub:busy"
+            )
+        if status != 204:  # noqa: PLR2004 - HTTP
+            raise HubUnavailableError(
+                f"the hub answered {status} to what a server of {name!r} is busy with"
+            )
+
     async def _get(self, path: str, token: str) -> tuple[int, Any]:
+        return await self._ask("GET", path, token)
+
+    async def _ask(
+        self, method: str, path: str, token: str, said: object = None
+    ) -> tuple[int, Any]:
         if self._session is None:
             # the hub is asked as whoever has the token, never as a cookie says
             self._session = aiohttp.ClientSession(
@@ -143,8 +172,10 @@ class HubDoor:
             )
         headers = {"Authorization": f"token {token}", "Accept": "application/json"}
         try:
-            async with self._session.get(
+            async with self._session.request(
+                method,
                 self._api_url + path,
+                json=said,
                 headers=headers,
                 ssl=self._tls if self._tls is not None else True,
                 allow_redirects=False,

@@ -102,6 +102,8 @@ class Owner(Model):
     """Their groups when the cluster was made."""
     identity: Identity | None = None
     """Their numbers, home and groups on every target."""
+    server: str | None = None
+    """The hub's name of the server that the cluster was made from; ``None`` if from none."""
 
 
 class Size(Model):

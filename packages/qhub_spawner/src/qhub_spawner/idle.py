@@ -26,6 +26,9 @@ from traitlets.config import LoggingConfigurable
 Busy = Callable[[Any], "Awaitable[str | None] | str | None"]
 """Takes a spawner; says what it is busy with, a phrase, or nothing."""
 
+BUSY_SCOPE = "custom:qhub:busy"
+"""The hub's scope for services that tell what people's servers are busy with."""
+
 _TOKEN_SECONDS = 3600
 _ASK_SECONDS = 10.0
 _UNKNOWN_SECONDS = 60.0
@@ -260,7 +263,7 @@ class IdleRule(LoggingConfigurable):
         """Take what a server is at work at: from itself (`qhub_spawner.work`) or from a service."""
         use = self._use((spawner.user.name, spawner.name), spawner)
         use.active = time.monotonic()
-        use.told = what, use.active
+        use.told, use.busy, use.known = (what, use.active), what, True
         self._record(spawner)
 
     def _jobs(self, spawner: Any) -> str | None:
