@@ -361,6 +361,7 @@ class KubernetesServer(BackendServer):
             "memory": self.granted.memory,
             "walltime": self.granted.walltime,
             "grace_seconds": self.grace_seconds,
+            "alternatives": self._alternatives,
         }
         if self.address is not None:
             state["address"] = {"host": self.address.host, "port": self.address.port}
@@ -374,6 +375,7 @@ class KubernetesServer(BackendServer):
         self.pod_name, self.spawn_id = str(state["pod"]), str(state["spawn"])
         self.uid = state.get("uid")
         self.granted = words.Granted(state.get("memory", ""), state.get("walltime", ""))
+        self._alternatives = state.get("alternatives") is True
         grace = float(state.get("grace_seconds", self.grace_seconds))
         self.grace_seconds = max(_LEAST_GRACE_SECONDS, grace)
         if state.get("address"):
