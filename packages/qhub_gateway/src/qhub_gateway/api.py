@@ -114,9 +114,7 @@ class Api(LoggingConfigurable):
         authenticator = app["authenticator"]
         if isinstance(authenticator, HubAuthenticator):  # else there is nobody who could be asked
             tasks.append(asyncio.create_task(self._owner_watch(authenticator).run()))
-            clusters, tell = self.backend.db.active_clusters, authenticator.hub.busy
-            busy = BusyWatch(clusters, self.backend.request_of, tell, parent=self)
-            tasks.append(asyncio.create_task(busy.run()))
+            tasks.append(asyncio.create_task(self._busy_watch(authenticator).run()))
         yield
         for task in tasks:
             task.cancel()
@@ -133,6 +131,13 @@ class Api(LoggingConfigurable):
             period=self.owner_period,
             log=self.log,
         )
+
+    def _busy_watch(self, authenticator: HubAuthenticator) -> BusyWatch:
+        async def tell(name: str, server: str | None, what: str) -> None:
+            await authenticator.hub.busy(name, server, what)
+
+        clusters = self.backend.db.active_clusters
+        return BusyWatch(clusters, self.backend.request_of, tell, parent=self)
 
     # ---- what is there ----
 
