@@ -35,6 +35,8 @@ T = TypeVar("T")
 Answer = str | tuple[str, int]
 
 CONFIG = "qhub_auth_config.py"
+# What may be the first to need the database of numbers; all others only look into it.
+_MAY_CREATE = frozenset({"sync", "import"})
 
 
 def _show(arguments: argparse.Namespace) -> Answer:
@@ -337,8 +339,9 @@ def _on(arguments: argparse.Namespace, work: Callable[[Site], Awaitable[T]]) -> 
     """Do something with the settings that the command line names."""
 
     async def run() -> T:
-        site = Site(arguments.config)
-        _ = site.authenticator  # whatever is wrong with the settings is told before anything else
+        site = Site(arguments.config, may_create=arguments.verb in _MAY_CREATE)
+        # whatever is wrong with the settings is told before anything else
+        site.identities.store.database.check_there()
         try:
             return await work(site)
         finally:

@@ -216,6 +216,7 @@ class GroupSync(Application):
         if command not in _COMMANDS or len(rest) != (command == "confirm"):
             _complain(f"expected one of: {', '.join(_COMMANDS[:-1])}, confirm ID")
             return 2
+        self.identities.may_create = command == "run"
         if command == "confirm":
             return self._confirm(rest[0])
         if command == "status":

@@ -57,10 +57,12 @@ class Site:
 
     Args:
         path: The file of settings, as the hub and the sync service read it.
+        may_create: Whether a database of numbers is made if there is none.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, may_create: bool = True) -> None:
         self.path = path
+        self._may_create = may_create
 
     @cached_property
     def config(self) -> Config:
@@ -81,6 +83,8 @@ class Site:
         try:
             made = KeycloakAuthenticator(config=self.config)
             _ = made.identities, made.folders  # made when they are first asked for
+            made.identities.settings_file = self.path
+            made.identities.may_create = self._may_create
         except TraitError as error:
             msg = f"{self.path}: {error}"
             raise ConfigurationError(msg) from error
