@@ -1,7 +1,8 @@
 """`qhub-identity`: who has which uid, gid, home and shared folders, for administrators.
 
-Settings are those of the hub: `--config FILE`. Every command says what it did; one that could not
-do it ends with 1 and a message. None of them ever gives a number twice.
+Settings are those that the hub shares, who may come in among them: `--config FILE`. Every command
+says what it did; one that could not do it ends with 1 and a message. None of them ever gives a
+number twice.
 """
 
 from __future__ import annotations
@@ -315,7 +316,10 @@ def _add(
 
 def _config(parser: argparse.ArgumentParser, default: object) -> None:
     """Before the command and after it: one who types it does not think of that."""
-    words = f"the hub's settings ({CONFIG})"
+    words = (
+        f"the settings that the hub shares, with c.Keycloak, c.Identities and who may come in "
+        f"(c.KeycloakAuthenticator.allowed_groups etc.): {CONFIG}"
+    )
     parser.add_argument("--config", type=Path, default=default, metavar="FILE", help=words)
 
 

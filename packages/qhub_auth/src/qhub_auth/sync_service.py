@@ -65,7 +65,10 @@ class GroupSync(Application):
     config_file = Unicode(
         "qhub_auth_config.py",
         config=True,
-        help="The file with the settings of Keycloak, Identities and GroupSync.",
+        help="""
+        The file that the hub shares, with the settings of Keycloak, KeycloakAuthenticator (who may
+        come in), Identities and GroupSync.
+        """,
     )
     dry_run = Bool(
         False, config=True, help="Only say in the log what would change, and change nothing."
