@@ -26,6 +26,7 @@ from qhub_auth.sync.pacing import Backoff
 from qhub_auth.sync.reconciling import GONE, Change, Held
 from qhub_auth.sync.report import Report, metrics, shown_status
 from qhub_auth.sync.state import SyncState
+from qhub_auth.sync.syncing import Syncing
 from qhub_auth.sync_service import GroupSync
 
 names = st.text(
@@ -290,6 +291,40 @@ def test_settings_that_fail(tmp_path: Path, text: str, words: str) -> None:
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=f"{path} .*{words}"):
         GroupSync().initialize(["--config", str(path)])
+
+
+@pytest.mark.parametrize("command", ["status", "report", "confirm x"])
+def test_looking_makes_no_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """What only looks says which database is missing, beside the settings file, and makes none."""
+    monkeypatch.chdir("/")
+    path = tmp_path / "auth.py"
+    keycloak = '{"issuer": "https://k/realms/r", "client_id": "hub", "client_secret": "x", "service_client_id": "s", "service_client_secret": "x"}'
+    path.write_text(
+        f"c = get_config()\nc.Keycloak.update({keycloak})\nc.GroupSync.hub_url = 'http://127.0.0.1:9/'\n"
+    )
+    monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "x")
+    service = GroupSync()
+    service.initialize(["--config", str(path), *command.split()])
+    monkeypatch.setattr(Syncing, "once", lambda self, _: asyncio.to_thread(self.state.confirmed))
+    with pytest.raises(ConfigurationError, match=f"no file {tmp_path}/qhub_identity.sqlite"):
+        service.command()
+    assert [each.name for each in tmp_path.iterdir()] == ["auth.py"]
+
+
+def test_hub_and_service_mean_one_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the hub's own file is in another folder than the one it shares with the service."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "auth.py").touch()
+    monkeypatch.chdir(tmp_path)
+    c = Config()
+    group_sync(c, config_file="shared/auth.py")
+    assert c.Identities.database_url == f"sqlite:///{shared}/qhub_identity.sqlite"
+    c.Identities.database_url = "postgresql://hub:s3cret@h/d"
+    group_sync(c, config_file="shared/auth.py", name="other")
+    assert c.Identities.database_url == "postgresql://hub:s3cret@h/d"
 
 
 # ---- waiting and commands

@@ -65,7 +65,10 @@ class GroupSync(Application):
     config_file = Unicode(
         "qhub_auth_config.py",
         config=True,
-        help="The file with the settings of Keycloak, Identities and GroupSync.",
+        help="""
+        The file that the hub shares, with the settings of Keycloak, KeycloakAuthenticator (who may
+        come in), Identities and GroupSync.
+        """,
     )
     dry_run = Bool(
         False, config=True, help="Only say in the log what would change, and change nothing."
@@ -216,6 +219,7 @@ class GroupSync(Application):
         if command not in _COMMANDS or len(rest) != (command == "confirm"):
             _complain(f"expected one of: {', '.join(_COMMANDS[:-1])}, confirm ID")
             return 2
+        self.identities.may_create = command == "run"
         if command == "confirm":
             return self._confirm(rest[0])
         if command == "status":
