@@ -53,13 +53,14 @@ class ScriptedTarget(Target):
         self.asked: list[tuple[str, int]] = []
         self.silent = False
         self.refuses = ""
-        self.room, self.certain = 10**6, True
+        self.room, self.certain, self.some = 10**6, True, False
         self.deaf = False
         self.stuck: set[JobRef] = set()
         self.begin = RUNNING
         self.lost: set[str] = set()
         self.followed: set[JobRef] = set()
         self.tidied: list[str] = []
+        self.kept: list[JobRef] = []
         self._numbers = iter(range(1, 1000))
         self._changed = asyncio.Event()
 
@@ -83,7 +84,8 @@ class ScriptedTarget(Target):
     ) -> Sequence[Sequence[WorkerSpec]]:
         """See `Target.plan_workers`."""
         job = f"job-{next(self._numbers)}"
-        return [[WorkerSpec(name, JobRef(job, part)) for part, name in enumerate(names)]]
+        refs = [JobRef(f"{job}-{part}" if self.some else job, part) for part in range(len(names))]
+        return [[WorkerSpec(name, ref) for name, ref in zip(names, refs, strict=True)]]
 
     async def start_scheduler(self, cluster: ClusterSpec, ref: JobRef) -> JobRef:
         """See `Target.start_scheduler`."""
@@ -103,6 +105,10 @@ class ScriptedTarget(Target):
             raise StartRefusedError(self.refuses)
         if what == "workers":
             taken = sum(state.phase is not Phase.ENDED for state in self.states.values()) - 1
+            if taken + len(refs) > self.room and self.some:
+                there = refs[: max(0, self.room - taken)]
+                self.states.update(dict.fromkeys(there, self.begin))
+                raise TargetSilentError("no room", started=[ref.name for ref in there])
             if taken + len(refs) > self.room:
                 raise TargetFullError("no more jobs of yours", certain=self.certain)
         for ref in refs:
@@ -143,6 +149,10 @@ class ScriptedTarget(Target):
     ) -> str:
         """See `Target.read_log`."""
         return f"{worker or 'scheduler'} of {cluster.name}, {most_bytes}"
+
+    async def keep_logs(self, refs: Sequence[JobRef]) -> None:
+        """See `Target.keep_logs`."""
+        self.kept += refs
 
     async def tidy(self, cluster: str) -> None:
         """See `Target.tidy`."""
@@ -360,6 +370,46 @@ async def test_a_worker_ends(backend: SmallBackend, target: ScriptedTarget) -> N
     assert len(alive(cluster)) == 1
 
 
+async def test_those_that_never_join(backend: SmallBackend, target: ScriptedTarget) -> None:
+    """Workers that run and do not join are given up; the third time the cluster is, with why."""
+    cluster = await backend.running(1)
+    seen: set[str] = set()
+
+    def followed() -> bool:
+        names = {worker.name for worker in alive(cluster)}
+        return not names & seen and (bool(names) or cluster.target != JobStatus.RUNNING)
+
+    while cluster.target == JobStatus.RUNNING:
+        await until(lambda: any(w.status == JobStatus.SUBMITTED for w in alive(cluster)))
+        seen |= {worker.name for worker in alive(cluster)}
+        await backend._check_timeouts()
+        await until(followed)
+    assert len(seen) == 3
+    assert cluster.state["words"] == (
+        "its workers failed to start 3 times in a row: "
+        "it ran for 60 s and did not join its scheduler; see its log"
+    )
+    failures = 'failures_total{backend="slurm",kind="%s",reason="not-started"}'
+    text = backend.api.metrics.text().decode()
+    assert f"qhub_gateway_{failures % 'worker'} 3.0" in text
+    assert f"qhub_gateway_{failures % 'scheduler'} 1.0" in text
+
+
+async def test_logs_are_kept(backend: SmallBackend, target: ScriptedTarget) -> None:
+    """Of what failed and is ended, and of the scheduler in any case, before it is."""
+    one, two = await backend.running(2), await backend.running(2)
+    lost, other = map(ref_of, one.workers.values())
+    await backend.beat(one, 2, closed=[next(iter(one.workers))])
+    await until(lambda: target.kept == [lost])
+    backend.judging.fail(one, "its scheduler reports no more")
+    await until(lambda: one.status == JobStatus.FAILED)
+    assert target.kept[:3] == [lost, ref_of(one), other]
+    target.kept.clear()
+    await backend.stop_cluster(two.name)
+    await until(lambda: two.status == JobStatus.STOPPED)
+    assert target.kept == [ref_of(two)]
+
+
 async def test_refused(backend: SmallBackend, target: ScriptedTarget) -> None:
     """A target's no fails the cluster, with its words; it is not asked again and again."""
     target.refuses = "Slurm refused it: Invalid partition"
@@ -418,6 +468,29 @@ async def test_never_any_room(backend: SmallBackend, target: ScriptedTarget) -> 
     await until(lambda: cluster.status == JobStatus.FAILED)
     words = "its workers failed to start 3 times in a row: no more jobs of yours"
     assert cluster.state["words"] == words
+    counted = 'failures_total{backend="slurm",kind="worker",reason="other"} 3.0'
+    assert counted in backend.api.metrics.text().decode()
+
+
+async def test_room_for_some(backend: SmallBackend, target: ScriptedTarget) -> None:
+    """Those that a target starts are followed while others wait for room, and replaced if lost."""
+    cluster = await backend.running()
+    target.room = 3  # of which its scheduler takes none
+    target.some = True
+    await backend.beat(cluster, 4)
+    submitted, created = JobStatus.SUBMITTED, JobStatus.CREATED
+    await until(lambda: statuses(cluster) == [created, *[submitted] * 3])
+    (lost, *_) = (w for w in cluster.workers.values() if w.status == submitted)
+    target.set(ref_of(lost), State(Phase.ENDED, "it could not start: no such image"))  # type: ignore[arg-type]
+    await until(lambda: lost.status == JobStatus.FAILED)
+    assert backend.records.words[cluster.name] == "it could not start: no such image"
+    target.room = 100
+    await until(lambda: [w.status for w in alive(cluster)] == [submitted] * 4)
+
+
+def statuses(cluster: Cluster) -> list[JobStatus]:
+    """Return the states of all workers, sorted."""
+    return sorted(worker.status for worker in cluster.workers.values())
 
 
 async def test_silence(backend: SmallBackend, target: ScriptedTarget) -> None:

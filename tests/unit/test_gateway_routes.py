@@ -421,6 +421,17 @@ async def test_refusals_are_counted(site: Site) -> None:
     assert 'qhub_gateway_limit{name="alice",resource="clusters",scope="user"} 1.0' in text
 
 
+async def test_limits_of_who_has_nothing(site: Site) -> None:
+    """Somebody without a cluster is told what they may have, and nothing of others."""
+    limiter = site.backend.limiter
+    assert isinstance(limiter, DatabaseLimiter)
+    limiter.limits = limiter.limits.model_copy(update={"user": Limit(clusters=4)})
+    status, data = await site.ask("GET /api/qhub/limits", "token bob")
+    assert status == 200
+    own = {"scope": "user", "name": "bob", "resource": "clusters", "used": 0.0, "limit": 4.0}
+    assert data == {"limits": [own]}
+
+
 FIELDS = (
     *("profile", "environment", "options", "worker_cores", "worker_memory", "worker_gpus"),
     *("worker_threads", "walltime", "idle_timeout", "scheduler_cores", "scheduler_memory"),

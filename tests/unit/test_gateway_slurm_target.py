@@ -89,6 +89,30 @@ async def test_a_no(
     assert not target._watches
 
 
+async def test_small_arrays(target: SlurmTarget, door: ScriptedDoor) -> None:
+    """Where arrays may have fewer tasks than 500 they have fewer, as many as Slurm takes."""
+    text = "Invalid job array specification"  # Slurm 22.05.8, by sbatch and by slurmrestd
+    sizes: list[int] = []
+
+    async def submit() -> int:
+        sizes.append(len(target._watches))
+        if sizes[-1] > 100:
+            failed = f"sbatch: error: Batch job submission failed: {text}"
+            raise SlurmRejectedError(f"Slurm refused it: {text}", exit_code=1, stderr=failed)
+        return 7
+
+    door.submitted = submit
+    names = [f"{number:032x}" for number in range(500)]
+    for _ in range(3):
+        with pytest.raises(TargetFullError) as caught:
+            await target.start_workers(spec(), target.plan_workers(spec(), names)[0])
+        assert not caught.value.certain
+    groups = target.plan_workers(spec(), names)
+    assert len(await target.start_workers(spec(), groups[0])) == 56
+    assert sizes == [500, 250, 125, 56]
+    assert sum(map(len, groups)) == 500
+
+
 async def test_silence(target: SlurmTarget, door: ScriptedDoor) -> None:
     """A Slurm that does not answer has started nothing, as far as is known."""
     door.submitted = SlurmUnavailableError("silent")

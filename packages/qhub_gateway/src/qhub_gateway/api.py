@@ -30,7 +30,7 @@ from qhub_gateway.busy import BusyWatch
 from qhub_gateway.errors import LogElsewhereError, RequestRefusedError, TargetSilentError
 from qhub_gateway.lifetime import end_with_hub
 from qhub_gateway.limiting import DatabaseLimiter
-from qhub_gateway.limits import Use
+from qhub_gateway.limits import Holder, Use
 from qhub_gateway.metrics import ClusterFigures, GatewayMetrics, route_of
 from qhub_gateway.owners import OwnerWatch
 from qhub_gateway.records import is_over, patiently
@@ -177,9 +177,9 @@ class Api(LoggingConfigurable):
             if not is_over(cluster)  # what is being ended takes its place until it is gone
         ]
 
-    def _uses(self) -> list[Use]:
+    def _uses(self, asker: Holder | None = None) -> list[Use]:
         limiter = self.backend.limiter
-        return limiter.uses() if isinstance(limiter, DatabaseLimiter) else []
+        return limiter.uses(asker) if isinstance(limiter, DatabaseLimiter) else []
 
     # ---- routes ----
 
@@ -301,7 +301,7 @@ class Api(LoggingConfigurable):
                 "used": use.used,
                 "limit": use.limit,
             }
-            for use in self._uses()
+            for use in self._uses(Holder(user.name, frozenset(user.groups)))
             if use.limit is not None
             and (
                 use.scope.kind == "everyone"

@@ -8,7 +8,7 @@ have, and nothing of others. What was sent is only ever repeated through
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 __all__ = [
     "HubUnavailableError",
@@ -84,7 +84,16 @@ class TargetFullError(QHubGatewayError):
 
 
 class TargetSilentError(QHubGatewayError):
-    """A target gave no usable answer: nothing was started, and nothing may be concluded."""
+    """A target gave no usable answer: nothing may be concluded.
+
+    Attributes:
+        started: Names of the jobs that were started all the same; of the others none was.
+    """
+
+    def __init__(self, words: str, *, started: Collection[str] = ()) -> None:
+        """See the class."""
+        self.started = frozenset(started)
+        super().__init__(words)
 
 
 class LogElsewhereError(QHubGatewayError):

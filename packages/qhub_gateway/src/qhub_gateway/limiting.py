@@ -16,7 +16,6 @@ from qhub_gateway.requests import ClusterRequest
 
 __all__ = ["DatabaseLimiter", "Limiter", "Record"]
 
-_NEW = ""
 _MILLISECONDS = 1000
 
 
@@ -81,10 +80,8 @@ class DatabaseLimiter:
         """
         del user  # the owner stands in the request
         request = ClusterRequest.from_json(config.request)
-        scheduler, worker = amounts_of(request)
-        self._ledger().reserve_cluster(
-            _NEW, _holder(request), scheduler=scheduler, worker=worker, now=self._now()
-        )
+        scheduler, _ = amounts_of(request)
+        self._ledger().admit(_holder(request), scheduler=scheduler, now=self._now())
 
     def granted(self, cluster: Any, count: int) -> int:  # noqa: ANN401 - dask-gateway's
         """Return how many workers a cluster may have of the `count` that it wants.
@@ -110,9 +107,9 @@ class DatabaseLimiter:
         """Return clusters whose hours are used up, and why in words."""
         return self._ledger().exhausted(self._now())
 
-    def uses(self) -> list[Use]:
-        """Return what is in use of everything."""
-        return self._ledger().uses(self._now())
+    def uses(self, asker: Holder | None = None) -> list[Use]:
+        """Return what is in use of everything; of who asks also if that is nothing."""
+        return self._ledger().uses(self._now(), asker)
 
     def _grant(self, cluster: Any, count: int) -> Granted:  # noqa: ANN401
         active = sum(1 for worker in cluster.workers.values() if worker.is_active())

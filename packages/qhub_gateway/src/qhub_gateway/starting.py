@@ -15,7 +15,7 @@ from qhub_gateway.errors import (
     TargetFullError,
     TargetSilentError,
 )
-from qhub_gateway.metrics import GatewayMetrics
+from qhub_gateway.metrics import GatewayMetrics, reason_of
 from qhub_gateway.records import Records, ref_of
 from qhub_gateway.targets.target import ClusterSpec, JobRef, WorkerSpec
 
@@ -169,6 +169,9 @@ class Starting:
         self.records.words[cluster.name] = str(error)
         cluster.worker_start_failure_count += 1
         self.records.unplan_workers(workers)
+        backend, reason = self.records.request_of(cluster).backend, reason_of(str(error))
+        for _ in workers:
+            self.metrics.failed("worker", backend=backend, reason=reason)
         failed = {"status": JobStatus.SUBMITTED, "target": JobStatus.FAILED}
         self.records.db.update_workers([(worker, failed) for worker in workers])
         self.records.put(workers)
@@ -203,6 +206,17 @@ class Starting:
                 self._submitted(members, await target.start_workers(spec, group))
             except StartRefusedError as error:
                 self._refused(cluster, members, error)
+            except TargetSilentError as error:
+                # those that were started are judged, whatever the others wait for
+                there = [
+                    (member, each.ref)
+                    for member, each in zip(members, group, strict=True)
+                    if each.ref.name in error.started
+                ]
+                if there:
+                    started, refs = zip(*there, strict=True)
+                    self._submitted(started, refs)
+                raise
             except TargetFullError:
                 # names are for one submission of so many
                 self.records.unplan_workers(

@@ -61,6 +61,8 @@ class Stopping:
         target = self.records.target_of(cluster)
         searches = self.searching.begin(target, things_of(cluster))
         refs = numbered(target, self.records.refs(cluster))
+        failed = cluster.target == JobStatus.FAILED
+        await target.keep_logs(refs if failed else refs[:1])
         over = await self._ended(target, refs)
         if searches:
             await asyncio.wait(searches, timeout=_STOP_SECONDS)
@@ -125,6 +127,8 @@ class Stopping:
         self.searching.begin(target, ready)
         refs = numbered(target, [ref for ref in map(ref_of, ready) if ref is not None])
         left = [ref for ref in refs if target.state(ref).phase is not Phase.ENDED]
+        failed = {ref_of(worker) for worker in ready if worker.target == JobStatus.FAILED}
+        await target.keep_logs([ref for ref in left if ref in failed])
         try:
             await self._ask(target, left)
         finally:
