@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "HostRefusedError",
     "HubUnavailableError",
     "LimitReachedError",
     "LogElsewhereError",
@@ -80,6 +81,10 @@ class TargetFullError(QHubGatewayError):
 
 class TargetSilentError(QHubGatewayError):
     """A target gave no usable answer: nothing was started, and nothing may be concluded."""
+
+
+class HostRefusedError(QHubGatewayError):
+    """A scheduler says that it is where its job is not; says what would be taken."""
 
 
 class LogElsewhereError(QHubGatewayError):
