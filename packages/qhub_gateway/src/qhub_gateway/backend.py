@@ -151,6 +151,7 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
         # while it is away nobody reaches a scheduler
         self.config.Proxy.setdefault("proxy_status_period", _PROXY_SECONDS)
         self.people = People(parent=self)
+        self.people.backends = frozenset(self.backends)
         self.api = Api(self)
         self.targets: dict[str, Target] = {}
         self._opened = asyncio.Event()
