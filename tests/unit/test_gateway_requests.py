@@ -17,7 +17,7 @@ from qhub_gateway.requests import ClusterRequest, Here, Owner, Site
 from qhub_spawner.catalogue import load
 from qhub_spawner.limits import Limits
 from qhub_spawner.quantities import Duration
-from tests.unit.hostile import TEXTS
+from tests.unit.hostile import TEXTS, wrong_types
 
 CATALOGUE = load(
     [
@@ -276,6 +276,21 @@ def test_hostile_texts(field: str, text: str) -> None:
     """No hostile text is a value of any field; what is empty says nothing."""
     if text:
         assert refusal(**{field: text}).isprintable()
+
+
+AMOUNTS = ("worker_cores", "worker_memory", "worker_gpus", "worker_threads", "scheduler_cores")
+TIMES = ("scheduler_memory", "walltime", "idle_timeout")
+
+
+@pytest.mark.parametrize("field", [*AMOUNTS, *TIMES])
+def test_hostile_types(field: str) -> None:
+    """Whatever stands where an amount belongs is taken as one, or refused by the field's name."""
+    for kind, value in wrong_types().items():
+        try:
+            got(**{field: value})
+        except RequestRefusedError as error:
+            assert str(error).startswith(f"{field}: "), kind
+            assert len(str(error)) < 300, kind
 
 
 def test_a_stock_client_reads_the_options() -> None:

@@ -7,7 +7,6 @@ same function as for servers, so nothing can be had here that a server could not
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard, TypeVar
@@ -414,7 +413,8 @@ def _amount(kind: type[_Q], name: str, said: Mapping[str, Any], *, most: _Q | No
 def _memory(name: str, said: Mapping[str, Any], *, most: Memory) -> Memory | None:
     """Read an amount of memory, of which a bare number is GiB as in other gateways."""
     value = said.get(name)
-    if _is_number(value) and math.isfinite(value) and 0 < value < 2**32:
+    # compared, and nothing else: a whole number may be too large to be made a float
+    if _is_number(value) and 0 < value < 2**32:
         value = f"{int(value * _GIB)} B"
     amount = _amount(Memory, name, {name: value}, most=most)
     if amount is not None and amount < min(LEAST_MEMORY, most):
