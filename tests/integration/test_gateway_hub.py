@@ -121,7 +121,7 @@ async def test_who_somebody_is(hub: Any) -> None:
         assert (alice.groups, alice.admin) == ({"physics"}, False)
         assert alice.identity is not None
         assert alice.identity.model_dump(mode="json") == IDENTITY
-        assert alice.servers == {"lab": Here("good", {"size": "two"})}
+        assert alice.servers == {"lab": Here("good", {"size": "two"}, "local")}
         bob = await mine.person("bob")
         assert bob is not None
         assert (bob.identity, bob.servers) == (None, {})
@@ -177,7 +177,7 @@ async def test_tokens_as_the_hub_has_them(hub: Any) -> None:
     await authenticator.setup(SimpleNamespace())  # type: ignore[arg-type]
     try:
         server = await asked(authenticator, own_token(hub))
-        assert server.here == Here("good", {"size": "two"})
+        assert server.here == Here("good", {"size": "two"}, "local")
         assert server.identity is not None
         made = hub.api("POST", "users/alice/tokens", {"note": "laptop"}).json
         page = await asked(authenticator, made["token"])

@@ -21,7 +21,12 @@ from sqlalchemy.exc import OperationalError
 from traitlets.config import Config
 
 from qhub_gateway.backend import QHubGatewayBackend
-from qhub_gateway.errors import StartRefusedError, TargetFullError, TargetSilentError
+from qhub_gateway.errors import (
+    HostRefusedError,
+    StartRefusedError,
+    TargetFullError,
+    TargetSilentError,
+)
 from qhub_gateway.limiting import DatabaseLimiter
 from qhub_gateway.records import ref_of
 from qhub_gateway.targets.target import (
@@ -59,6 +64,7 @@ class ScriptedTarget(Target):
         self.begin = RUNNING
         self.lost: set[str] = set()
         self.followed: set[JobRef] = set()
+        self.hosts: set[str] = set()
         self.tidied: list[str] = []
         self.kept: list[JobRef] = []
         self._numbers = iter(range(1, 1000))
@@ -143,6 +149,13 @@ class ScriptedTarget(Target):
         if not self.deaf:
             for ref in set(refs) - self.stuck:
                 self.set(ref, ENDED)
+
+    async def check_host(self, ref: JobRef, host: str) -> None:
+        """See `Target.check_host`: one of those that a test says, if it says any."""
+        if self.silent:
+            raise TargetSilentError("silence")
+        if self.hosts and host not in self.hosts:
+            raise HostRefusedError(f"{host} is not where {ref.name} runs")
 
     async def read_log(
         self, cluster: ClusterSpec, worker: str | None, ref: JobRef, most_bytes: int

@@ -14,7 +14,12 @@ from traitlets.config import Config, LoggingConfigurable
 
 from qhub_gateway import kubernetes_logs
 from qhub_gateway import kubernetes_manifest as manifest
-from qhub_gateway.errors import LogElsewhereError, StartRefusedError, TargetSilentError
+from qhub_gateway.errors import (
+    HostRefusedError,
+    LogElsewhereError,
+    StartRefusedError,
+    TargetSilentError,
+)
 from qhub_gateway.targets import kubernetes as target_module
 from qhub_gateway.targets.kubernetes import KubernetesTarget
 from qhub_gateway.targets.target import JobRef, Phase, WorkerSpec
@@ -500,6 +505,29 @@ async def test_a_log_that_does_not_come(
     monkeypatch.setattr(kubernetes, "text", never)
     await target.keep_logs(refs)
     assert target.logs.kept == {}
+
+
+async def test_where_a_scheduler_is(open_target: Open, kubernetes: Any) -> None:
+    """A scheduler is at the addresses of its pod, however they are written, and nowhere else."""
+    target = await open_target()
+    spec = spec_of()
+    ref = await target.start_scheduler(spec, target.plan_scheduler(spec))
+    with pytest.raises(TargetSilentError, match="does not say now"):
+        await target.check_host(ref, "10.0.0.9")
+    kubernetes.run(ref.name)
+    kubernetes.pods()[ref.name]["status"]["podIPs"] = [{"ip": "10.0.0.9"}, {"ip": "fd00::9"}]
+    for host in ("10.0.0.9", "fd00::9", "fd00:0::9"):
+        await target.check_host(ref, host)
+    for host in ("10.0.0.8", "127.0.0.1", "::ffff:10.0.0.9", "node", ""):
+        with pytest.raises(HostRefusedError, match=r"accepted: 10[.]0[.]0[.]9, fd00::9"):
+            await target.check_host(ref, host)
+
+    def silent(*_: str) -> None:
+        raise SILENCE
+
+    kubernetes.before = silent
+    with pytest.raises(TargetSilentError):
+        await target.check_host(ref, "10.0.0.9")
 
 
 async def test_spot_without_a_pool_is_refused(open_target: Open) -> None:

@@ -88,8 +88,8 @@ SEE = ("dora, who may see", "root, who may stop")
 ANYBODY = tuple(ASKERS)
 BEAT = {
     "count": 0,
-    "api_address": "http://node:1",
-    "scheduler_address": "tls://node:2",
+    "api_address": "http://10.0.0.1:1025",
+    "scheduler_address": "tls://10.0.0.1:1026",
     "dashboard_address": "http://10.0.0.1:8787",
     **{f"{kind}_workers": [] for kind in ("active", "closing", "closed")},
 }
@@ -335,6 +335,61 @@ async def test_what_is_being_ended_and_what_failed(site: Site) -> None:
     assert "qhub_gateway_clusters{" not in text
 
 
+async def test_whose_dashboard_it_is(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """A dashboard is shown where its own scheduler runs, as far as that is known, and nowhere else."""
+    cluster, target = await site.cluster(), site.backend.scripted
+    route = "GET /api/qhub/clusters/{name}/dashboard"
+
+    async def shown(name: str = cluster.name) -> tuple[int, Any]:
+        status, data = await site.ask(route, "token alice", name=name)
+        return status, data.get("address")
+
+    target.silent = True
+    assert await shown() == (503, None)
+    target.silent, target.hosts = False, {"10.0.0.2"}
+    assert await shown() == (404, None)
+    assert "is not where job-1 runs" in caplog.text
+    assert f"cluster {cluster.name} of alice" in caplog.text
+    target.hosts = {"10.0.0.1"}
+    assert await shown() == (200, "http://10.0.0.1:8787")
+    # what was found right is not asked again
+    target.silent = True
+    assert await shown() == (200, "http://10.0.0.1:8787")
+    target.silent = False
+    # somebody else names the same: neither is shown until one of them has ended
+    other = await site.cluster()
+    for spelled in ("http://10.0.0.1:8787/", "http://10.0.0.1:08787", "HTTP://10.0.0.1:8787"):
+        site.backend.db.update_cluster(other, dashboard_address=spelled)
+        assert await shown() == await shown(other.name) == (404, None)
+    assert "has the same" in caplog.text
+    await site.backend.stop_cluster(other.name)
+    assert await shown() == (200, "http://10.0.0.1:8787")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"dashboard_address": "http://10.0.0.2:8787"},
+        {"api_address": "http://10.0.0.2:1025"},
+        {"scheduler_address": "tls://[fd00::7]:1026"},
+        {"dashboard_address": "http://10.0.0.1:80@10.0.0.2:8787"},
+        {"dashboard_address": "nowhere"},
+    ],
+)
+async def test_a_report_of_another_host(
+    site: Site, other: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A report is refused in which a scheduler says that it is on several hosts, and it is told."""
+    cluster = await site.cluster()
+    route = "POST /api/v1/clusters/{cluster_name}/heartbeat"
+    status, data = await site.ask(
+        route, f"token {cluster.token}", body={**BEAT, **other}, name=cluster.name
+    )
+    assert status == 422
+    assert "is on another host than" in data["error"]
+    assert f"a report of cluster {cluster.name} is refused" in caplog.text
+
+
 async def test_sharing_comes_and_goes(site: Site) -> None:
     """Whom an owner names may look, by name or by group, as long as they are named."""
     cluster = await site.cluster()
@@ -505,6 +560,16 @@ async def test_hostile_bodies(site: Site, body: bytes) -> None:
         ("clusters/:name/adapt", {"minimum": None, "maximum": None, "active": False}),
         ("clusters/:name/adapt", {"minimum": 0, "maximum": 10, "active": True}),
         ("clusters/:name/heartbeat", {**BEAT, "active_workers": ["a", 1]}),
+        ("clusters/:name/heartbeat", {**BEAT, "dashboard_address": ""}),
+        (
+            "clusters/:name/heartbeat",  # dask-gateway writes addresses of IPv6 so
+            {
+                **BEAT,
+                "api_address": "http://fd00::7:1025",
+                "scheduler_address": "tls://[fd00::7]:1026",
+                "dashboard_address": "http://fd00::7:8787",
+            },
+        ),
     ],
 )
 def test_what_a_stock_client_sends(route: str, body: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from qhub_gateway.errors import (
+    HostRefusedError,
     LogElsewhereError,
     StartRefusedError,
     TargetFullError,
@@ -64,6 +65,31 @@ def array(target: SlurmTarget, size: int) -> list[Any]:
     """Plan workers that go into one array."""
     (group,) = target.plan_workers(spec(), [f"{number:032x}" for number in range(size)])
     return list(group)
+
+
+@pytest.mark.enable_socket  # numbers are "resolved" without any network
+async def test_where_a_scheduler_is(door: ScriptedDoor, target: SlurmTarget) -> None:
+    """A scheduler is where Slurm says that its job runs; while Slurm does not say, nothing is known."""
+    ref = target.plan_scheduler(spec()).numbered(7)
+    target.backend.server_networks = ["198.51.100.0/24"]
+    door.answers = [[job(JobState.PENDING, name=ref.name, node_list="")]]
+    target.follow(ref)
+    with pytest.raises(TargetSilentError, match="does not say now"):
+        await target.check_host(ref, "192.0.2.7")
+    door.answers = [[job(name=ref.name, node_list="192.0.2.7")]]
+    await target.check_host(ref, "192.0.2.7")
+    await target.check_host(ref, "198.51.100.7")
+    # this machine is not the node
+    for host in ("192.0.2.8", "127.0.0.1", "0.0.0.0", "224.0.0.1", ""):
+        with pytest.raises(HostRefusedError, match=r"expected one of: 192[.]0[.]2[.]7"):
+            await target.check_host(ref, host)
+    # a node that is this machine has every address of it
+    door.answers = [[job(name=ref.name, node_list="127.0.0.1")]]
+    assert await target.poller.fresh()
+    await target.check_host(ref, "127.0.0.2")
+    for host in ("192.0.2.8", "0.0.0.0", "224.0.0.1"):
+        with pytest.raises(HostRefusedError):
+            await target.check_host(ref, host)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -37,6 +38,7 @@ from qhub_gateway.records import is_over, patiently
 from qhub_gateway.rights import Action, Rights, may
 from qhub_gateway.sharing import KEY, Sharing
 from qhub_gateway.views import ClusterView, WorkerFacts, figures_of, listed, view_of
+from qhub_gateway.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
     from qhub_gateway.backend import QHubGatewayBackend
@@ -141,6 +143,11 @@ class Api(LoggingConfigurable):
 
     # ---- what is there ----
 
+    @cached_property
+    def whereabouts(self) -> Whereabouts:
+        """Who says where dashboards are."""
+        return Whereabouts(self.backend.records, self.log)
+
     def _view(self, cluster: Any) -> ClusterView:  # noqa: ANN401 - dask-gateway's
         backend, limiter = self.backend, self.backend.limiter
         short = limiter.short if isinstance(limiter, DatabaseLimiter) else {}
@@ -234,9 +241,15 @@ class Api(LoggingConfigurable):
         """Say where a dashboard is, to its owner and whom they share it with."""
         cluster = self.backend.db.get_cluster(request.match_info["name"])
         allowed = cluster is not None and _may_look(request["user"], cluster)
-        if not allowed or not cluster.dashboard_address or not cluster.is_active():
+        try:
+            address = await self.whereabouts.dashboard(cluster) if allowed else None
+        except TargetSilentError as error:
+            raise web.HTTPServiceUnavailable(
+                reason="Where the dashboard is cannot be said now; try again in a moment."
+            ) from error
+        if address is None:
             raise web.HTTPNotFound(reason="There is no such dashboard.")
-        return _answer({"address": cluster.dashboard_address})
+        return _answer({"address": address})
 
     async def _logs(self, request: web.Request) -> web.Response:
         """Return the end of what a scheduler, or with ``?worker=NAME`` a worker, has written."""
@@ -368,11 +381,15 @@ class Api(LoggingConfigurable):
             if problem is None:
                 return await handler(request)
 
+            of_cluster = route == "clusters/:name/heartbeat"
+
             async def refused(_: web.Request) -> web.Response:
+                if of_cluster:  # it has a cluster's own token, and whoever runs it reads no log
+                    name = request.match_info["cluster_name"]
+                    self.log.warning("a report of cluster %s is refused: %s", name, problem)
                 return web.json_response({"error": problem}, status=422)
 
             # who is nobody hears that first, as of any other request
-            of_cluster = route == "clusters/:name/heartbeat"
             answer: _Handler = api_handler(
                 refused, user_authenticated=not of_cluster, token_authenticated=of_cluster
             )

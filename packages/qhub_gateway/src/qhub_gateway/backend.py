@@ -157,6 +157,7 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
             # the records of clusters that ended are what their hours are added up from
             within = self.people.most.hours_within.seconds
             self.db_cluster_max_age = max(age, within)
+        self.people.backends = frozenset(self.backends)
         self.api = Api(self)
         self.targets: dict[str, Target] = {}
         self._opened = asyncio.Event()

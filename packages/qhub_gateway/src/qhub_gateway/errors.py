@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 __all__ = [
+    "HostRefusedError",
     "HubUnavailableError",
     "LimitReachedError",
     "LogElsewhereError",
@@ -94,6 +95,10 @@ class TargetSilentError(QHubGatewayError):
         """See the class."""
         self.started = frozenset(started)
         super().__init__(words)
+
+
+class HostRefusedError(QHubGatewayError):
+    """A scheduler says that it is where its job is not; says what would be taken."""
 
 
 class LogElsewhereError(QHubGatewayError):

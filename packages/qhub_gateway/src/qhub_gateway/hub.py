@@ -216,5 +216,7 @@ def _servers(value: object) -> dict[str, Here]:
         options = chosen.get("options") if isinstance(chosen, dict) else None
         if isinstance(profile, str):
             texts = options.items() if isinstance(options, dict) else ()
-            found[name] = Here(profile, {k: v for k, v in texts if isinstance(v, str)})
+            chosen_options = {k: v for k, v in texts if isinstance(v, str)}
+            backend = chosen.get("backend")
+            found[name] = Here(profile, chosen_options, backend if isinstance(backend, str) else "")
     return found

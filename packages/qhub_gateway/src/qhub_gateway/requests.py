@@ -87,10 +87,12 @@ class Here:
     Attributes:
         profile: The slug of its profile.
         options: What was chosen for each of the profile's options.
+        backend: Where it runs; empty if that is not known.
     """
 
     profile: str
     options: Mapping[str, str] = field(default_factory=dict)
+    backend: str = ""
 
 
 class Owner(Model):

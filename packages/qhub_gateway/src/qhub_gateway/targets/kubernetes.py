@@ -18,6 +18,7 @@ from qhub_gateway import kubernetes_manifest as manifest
 from qhub_gateway import kubernetes_states as states
 from qhub_gateway.batching import batches
 from qhub_gateway.errors import (
+    HostRefusedError,
     QHubGatewayError,
     StartRefusedError,
     TargetSilentError,
@@ -30,6 +31,7 @@ from qhub_spawner.errors import (
     KubernetesError,
     KubernetesRefusedError,
     KubernetesUnavailableError,
+    shown,
 )
 from qhub_spawner.kubernetes import creating, names, words
 from qhub_spawner.kubernetes.api import KubernetesApi
@@ -302,6 +304,19 @@ class KubernetesTarget(Target):
         """See `Target.changed`: changes come many at a time, and are told together."""
         await self.watch.changed()
         await asyncio.sleep(_GATHER_SECONDS)
+
+    async def check_host(self, ref: JobRef, host: str) -> None:
+        """See `Target.check_host`: an address of the pod."""
+        try:
+            pod = await self.api.get("pods", self.namespace, ref.name)
+        except KubernetesError as error:
+            raise TargetSilentError(str(error)) from error
+        found = states.addresses_of(pod or {})
+        if not found:
+            raise TargetSilentError("Kubernetes does not say now where the scheduler runs")
+        if states.plain_address(host) not in found:
+            accepted = ", ".join(sorted(found))
+            raise HostRefusedError(f"{shown(host)} is no address of its pod (accepted: {accepted})")
 
     # ---- stopping ----
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 from qhub_gateway import slurm_script
 from qhub_gateway.batching import batches
 from qhub_gateway.errors import (
+    HostRefusedError,
     LogElsewhereError,
     StartRefusedError,
     TargetFullError,
@@ -27,7 +28,7 @@ from qhub_gateway.targets.target import (
     WorkerSpec,
 )
 from qhub_spawner.errors import SelectionError, SlurmError, SlurmRejectedError
-from qhub_spawner.launch import StartFailedError
+from qhub_spawner.launch import AddressRefusedError, StartFailedError
 from qhub_spawner.slurm import script, submitting, words
 from qhub_spawner.slurm.backend import SlurmBackend
 from qhub_spawner.slurm.door import Cancellation, Door
@@ -231,6 +232,22 @@ class SlurmTarget(Target):
             elif watch.job.state is JobState.RUNNING:
                 self.poller.hurry(watch, Pace.REST)
         await self.poller.tick()
+
+    async def check_host(self, ref: JobRef, host: str) -> None:
+        """See `Target.check_host`: by what Slurm knows of the node, or ``server_networks``."""
+        fresh = False
+        while True:
+            watch = self._watches.get(ref)
+            job = watch.job if watch is not None else None
+            if job is not None and not job.state.waiting and job.node_list:
+                try:
+                    return await self.backend.check_host(host, job)
+                except AddressRefusedError as error:
+                    silent = error.status_code == _SILENT
+                    raise (TargetSilentError if silent else HostRefusedError)(str(error)) from error
+            if fresh or not await self.poller.fresh():
+                raise TargetSilentError("Slurm does not say now where the scheduler runs")
+            fresh = True
 
     # ---- stopping ----
 

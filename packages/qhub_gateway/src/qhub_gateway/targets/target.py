@@ -218,6 +218,22 @@ class Target(ABC):
         """
         del refs
 
+    async def check_host(self, ref: JobRef, host: str) -> None:
+        """Refuse a host that a scheduler names as its own, if its job runs elsewhere.
+
+        Without this a person could have the page of clusters show what runs on any machine that it
+        reaches. A target on which people cannot be told apart by their hosts takes any.
+
+        Args:
+            ref: The scheduler's job.
+            host: As the scheduler says it.
+
+        Raises:
+            HostRefusedError: It runs elsewhere.
+            TargetSilentError: Where it runs is not known now.
+        """
+        del ref, host
+
     async def tidy(self, cluster: str) -> None:
         """Remove what is kept for a cluster that has ended, but not its logs; never raises."""
         del cluster
