@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,15 @@ ALICE = json.dumps({"name": "alice", "kind": "user", "groups": GROUPS, "scopes":
 async def door_to(folder: Path, answering: Answering) -> AsyncIterator[HubDoor]:
     """The door to a hub on a socket in the file system, that answers so to everything."""
 
+    answered: list[asyncio.Task[Any] | None] = []
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answered.append(asyncio.current_task())
         await reader.readuntil(b"\r\n\r\n")
         await answering(writer)
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
     path = str(folder / "hub")
     server = await asyncio.start_unix_server(answer, path)
@@ -40,6 +45,7 @@ async def door_to(folder: Path, answering: Answering) -> AsyncIterator[HubDoor]:
         await door.close()
         server.close()
         await server.wait_closed()
+        await asyncio.gather(*filter(None, answered))
 
 
 def in_pieces(body: bytes, size: int, *, told: bool) -> Answering:
