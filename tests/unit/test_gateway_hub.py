@@ -24,7 +24,6 @@ ALICE = json.dumps({"name": "alice", "kind": "user", "groups": GROUPS, "scopes":
 @asynccontextmanager
 async def door_to(folder: Path, answering: Answering) -> AsyncIterator[HubDoor]:
     """The door to a hub on a socket in the file system, that answers so to everything."""
-
     answered: list[asyncio.Task[Any] | None] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
