@@ -88,6 +88,7 @@ def qhub_kept(standing: Standing, port: int, hub_id: str) -> Kept:
         "walltime": "8h",
         "grace_seconds": 10.0,
         "address": {"host": standing.address, "port": port},
+        "alternatives": False,
     }
     state = {"backend": "kubernetes", "qhub": server}
     return Kept(standing.user, standing.server, standing.address, port, state)

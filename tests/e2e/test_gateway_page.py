@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -106,7 +108,7 @@ def clusters(ask: Callable[..., Any]) -> Iterator[Callable[..., str]]:
 
     def listed() -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = ask("GET", "qhub/clusters")["clusters"]
-        return found
+        return [each for each in found if each["state"] != "failed"]
 
     def make(workers: int = 0) -> str:
         name: str = ask("POST", "v1/clusters/", {"cluster_options": {}})["name"]
@@ -228,6 +230,38 @@ def test_an_administrator_sees_everyones(visit: Visit, clusters: Callable[..., s
     expect(section(page, name).get_by_role("link", name="Logs")).to_have_count(1)
     section(page, name).get_by_role("button", name="Stop").click()
     expect(section(page, name)).to_have_count(0)
+
+
+def test_a_cluster_that_failed(visit: Visit, clusters: Callable[..., str]) -> None:
+    """A cluster whose scheduler died stays on the open page, says why, and shows its log."""
+    page = visit("alice")
+    name = clusters(workers=1)
+    mine = section(page, name)
+    expect(mine).to_contain_text("1 running of 1 wanted")
+    for pid in scheduler_of(name):
+        os.kill(pid, signal.SIGKILL)
+    expect(mine).to_contain_text("It has failed on the hub's own machine.")
+    expect(mine).to_contain_text("Its scheduler ended: its process has ended")
+    expect(mine.get_by_role("button")).to_have_count(0)
+    expect(page.get_by_text("There is no cluster now.")).to_be_visible()
+    assert not Axe().run(page).response["violations"]
+    mine.get_by_role("link", name="Logs").click()
+    expect(page.get_by_role("region", name="Log")).to_contain_text("Scheduler at")
+
+
+def scheduler_of(name: str) -> list[int]:
+    """Return the processes of a cluster's scheduler."""
+    mark = f"DASK_GATEWAY_CLUSTER_NAME={name}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            mine = mark in (path / "environ").read_bytes()
+            if mine and b"dask_scheduler" in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+        except OSError:
+            continue
+    assert found
+    return found
 
 
 def test_without_scripts(visit: Visit, clusters: Callable[..., str]) -> None:

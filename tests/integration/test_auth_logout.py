@@ -61,6 +61,25 @@ class TestAtTheHub:
             until(lambda: one.known_as is None, SECONDS, "the other browser")
             assert hub.api("GET", "user", token=token).status == 200
 
+    def test_each_browser_ends_its_own_session(self, hub: KeycloakHub) -> None:
+        """Also the one that came first, without a question; and the other one still can when the hub has ended it already."""
+        admin = hub.realm.admin
+        with hub.browser() as older, hub.browser() as newer:
+            before = admin.session_ids("carol")
+            older.log_in("carol")
+            first = admin.session_ids("carol") - before
+            newer.log_in("carol")
+            second = admin.session_ids("carol") - before - first
+            assert len(first) == len(second) == 1
+            for browser, left in ((older, second), (newer, set())):
+                there = browser.open("hub/logout").headers["Location"]
+                assert "id_token_hint" in query(there)
+                back = browser.get(there)
+                assert back.headers["Location"] == f"{hub.url}hub/logout", "no question asked"
+                assert admin.session_ids("carol") - before == left
+                until(lambda: newer.known_as is None, SECONDS, "Keycloak has told the hub")
+                assert browser.get(f"{hub.url}hub/logout").headers["Location"] == "/hub/login"
+
     def test_nobody_logs_out(self, hub: KeycloakHub) -> None:
         """Whoever is not logged in is not sent to Keycloak."""
         with hub.browser() as nobody:

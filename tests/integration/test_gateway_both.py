@@ -50,7 +50,7 @@ def gateway(slurm: Any, kubernetes: Any) -> Iterator[GatewaySystem]:
 
 
 def test_one_gateway_for_both(slurm: Any, kubernetes: Any, gateway: GatewaySystem) -> None:
-    """The profile says where a cluster runs: its scheduler, its workers, its computations."""
+    """The profile says where a cluster runs: its scheduler, its workers, its computations, its dashboard."""
     found = run_client(gateway, ON_BOTH, seconds=400)
     assert [total for _, total in found.values()] == [2470, 2470]
     assert len(squeue(slurm)) == 3
@@ -63,6 +63,11 @@ def test_one_gateway_for_both(slurm: Any, kubernetes: Any, gateway: GatewaySyste
         found["job"][0]: "slurm",
         found["pod"][0]: "kubernetes",
     }
+    # each scheduler is where its target says that it is, so that its dashboard is shown
+    for name, _ in found.values():
+        status, said = gateway.api("GET", f"qhub/clusters/{name}/dashboard", "alice")
+        assert status == 200, said
+        assert said["address"].startswith("http://")
     run_client(gateway, STOP, names=[name for name, _ in found.values()])
     wait_until(lambda: not squeue(slurm), 120, "the end of every job")
     left = lambda: pods_in(kubernetes, gateway.namespace)  # noqa: E731

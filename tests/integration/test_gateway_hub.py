@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +15,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
+from dask_gateway import Gateway, JupyterHubAuth
+from distributed import Client
 
 from qhub_gateway.auth import GatewayUser, HubAuthenticator
+from qhub_gateway.busy import WORKS
 from qhub_gateway.errors import HubUnavailableError
 from qhub_gateway.hub import HubDoor
 from qhub_gateway.requests import Here
@@ -116,7 +121,7 @@ async def test_who_somebody_is(hub: Any) -> None:
         assert (alice.groups, alice.admin) == ({"physics"}, False)
         assert alice.identity is not None
         assert alice.identity.model_dump(mode="json") == IDENTITY
-        assert alice.servers == {"lab": Here("good", {"size": "two"})}
+        assert alice.servers == {"lab": Here("good", {"size": "two"}, "local")}
         bob = await mine.person("bob")
         assert bob is not None
         assert (bob.identity, bob.servers) == (None, {})
@@ -172,7 +177,7 @@ async def test_tokens_as_the_hub_has_them(hub: Any) -> None:
     await authenticator.setup(SimpleNamespace())  # type: ignore[arg-type]
     try:
         server = await asked(authenticator, own_token(hub))
-        assert server.here == Here("good", {"size": "two"})
+        assert server.here == Here("good", {"size": "two"}, "local")
         assert server.identity is not None
         made = hub.api("POST", "users/alice/tokens", {"note": "laptop"}).json
         page = await asked(authenticator, made["token"])
@@ -192,3 +197,85 @@ async def test_tokens_as_the_hub_has_them(hub: Any) -> None:
                 await asyncio.sleep(0.05)
     finally:
         await authenticator.cleanup()
+
+
+GATEWAY = """
+c.QHubGatewayBackend.cluster_options = None
+del c.QHubGatewayBackend["cluster_options"]
+c.DaskGateway.authenticator_class = "qhub_gateway.auth.HubAuthenticator"
+c.HubAuthenticator.jupyterhub_api_token = "the-gateways-token"
+c.HubAuthenticator.jupyterhub_api_url = "{hub}hub/api"
+c.HubAuthenticator.jupyterhub_service_name = "dask-gateway"
+c.BusyWatch.period = 1
+c.People.profiles = list(catalogue.profiles)
+c.People.clusters = {{"rules": {{"scheduler_memory": "400 MiB"}}}}
+"""
+
+
+def busy_with(hub: Any) -> str | None:
+    """What alice's server is busy with, as she sees it."""
+    found: str | None = hub.api("GET", "users/alice/qhub/idle/lab").json["busy"]
+    return found
+
+
+async def test_a_cluster_keeps_its_server(hub: Any) -> None:
+    """The server is busy while the cluster that was made from it works, and by that alone."""
+    from tests.systems.gateway import GatewaySystem
+
+    folder = Path(tempfile.mkdtemp(prefix="qhub-busy-"))
+    gateway = GatewaySystem(folder, config=GATEWAY.format(hub=hub.hub_url))
+    gateway.start()
+    try:
+        async with Gateway(
+            gateway.url,
+            proxy_address=gateway.proxy_address,
+            auth=JupyterHubAuth(own_token(hub)),
+            asynchronous=True,
+        ) as client:
+            await until_true(lambda: asyncio.to_thread(gateway.answers))
+            cluster = await client.new_cluster(shutdown_on_close=True)
+            dask = await Client(cluster, asynchronous=True, set_as_default=False)
+            try:
+                # no worker takes it: it is work all the same, and costs nothing here
+                waiting = dask.submit(sum, [1, 2, 3])
+
+                async def works() -> bool:
+                    return await asyncio.to_thread(busy_with, hub) == WORKS
+
+                await until_true(works)
+                record = await asyncio.to_thread(hub.server, "alice", "lab")
+                assert record is not None
+                last = datetime.fromisoformat(record["last_activity"])
+                assert abs((datetime.now(UTC) - last).total_seconds()) < 60
+                await waiting.cancel()
+            finally:
+                await dask.close()
+                await cluster.close(shutdown=True)
+    finally:
+        await asyncio.to_thread(gateway.stop)
+        shutil.rmtree(folder)
+
+
+async def until_true(what: Any, seconds: float = 60) -> None:
+    async with asyncio.timeout(seconds):
+        while not await what():
+            await asyncio.sleep(0.2)
+
+
+async def test_who_may_tell(hub: Any) -> None:
+    """Only the gateway says what somebody else's server is busy with, and only in plain words."""
+    path = "users/alice/qhub/busy"
+    for token in (hub.user_token("alice"), own_token(hub), hub.token):
+        assert hub.api("POST", path, {"what": "work"}, token=token).status == 403
+    for body in ({}, [], {"what": "<b>"}, {"what": "x" * 101}, {"what": "x", "server": 1}):
+        assert hub.api("POST", path, body, token="the-gateways-token").status == 400, body
+    mine = door(hub)
+    try:
+        await mine.busy("alice", "no-such-server", "plain work")
+        assert busy_with(hub) != "plain work"
+        await mine.busy("alice", None, "plain work")
+        assert busy_with(hub) == "plain work"
+        with pytest.raises(HubUnavailableError, match="404"):
+            await mine.busy("nobody", None, "plain work")
+    finally:
+        await mine.close()

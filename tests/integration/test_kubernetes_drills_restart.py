@@ -52,6 +52,23 @@ def test_hub_killed_while_servers_start(kubernetes_drill: Drill) -> None:
     assert set(drill.pods()) == pods
 
 
+def test_hub_killed_before_it_went_elsewhere(kubernetes_drill: Drill) -> None:
+    """The next hub goes on to the next backend; the pod that found no room is gone."""
+    drill = kubernetes_drill
+    server = Server("alice", "elsewhere")
+    with drill.faults.fault("never-sent", "DELETE", "/pods") as fault:
+        drill.request(server, "too-big-or-local")
+        drill.wait(lambda: fault.hits, 30, "that the pod is given up")
+        drill.hub.kill()
+    assert drill.pods()
+    drill.hub.restart()
+    drill.wait(lambda: drill.model(server)["ready"], 60, f"{server} on the hub's machine")
+    assert drill.model(server)["state"]["backend"] == "local"
+    assert drill.ask(server)["server"] == "elsewhere"
+    drill.wait(lambda: not drill.pods(), 30, "the end of the pod")
+    drill.stop(server)
+
+
 def test_start_of_an_earlier_hub_is_ended_by_its_person(kubernetes_drill: Drill) -> None:
     """Who does not want to wait any more can end a start that an earlier hub began."""
     drill = kubernetes_drill

@@ -136,6 +136,8 @@ def wrong_types() -> dict[str, Any]:
         "float": 1.5,
         "infinite": float("inf"),
         "not a number": float("nan"),
+        "larger than any float": 10**400,
+        "smaller than any float": -(10**400),
         "huge": 10**4000,
         "list": ["general"],
         "empty list": [],

@@ -8,6 +8,7 @@ import pytest
 
 from qhub_auth.errors import TokenError
 from qhub_auth.keycloak import claims as read
+from qhub_auth.keycloak.representations import account
 
 
 def facts(**claims: Any) -> Any:
@@ -75,6 +76,35 @@ class TestNumbers:
         with pytest.raises(TokenError, match="uidNumber"):
             facts(uidNumber=value)
 
+    @pytest.mark.parametrize(
+        ("values", "expected"),
+        [
+            ({"uidNumber": "20001", "gidNumber": "7001"}, (20001, 7001)),
+            ({"gidNumber": "7001"}, (None, None)),
+            ({"uidNumber": "20001"}, (20001, None)),
+            ({"uidNumber": str(2**32 - 1)}, (2**32 - 1, None)),
+            ({}, (None, None)),
+        ],
+    )
+    def test_log_in_and_group_sync_agree(
+        self, values: dict[str, str], expected: tuple[int | None, int | None]
+    ) -> None:
+        """What a token says and what Keycloak's list says of the same person are the same numbers."""
+        by_token = facts(**values)
+        data = {"id": "s", "username": "alice", "enabled": True}
+        by_list = account({**data, "attributes": {name: [text] for name, text in values.items()}})
+        assert (by_token.uid, by_token.gid) == (by_list.uid, by_list.gid) == expected
+
+    @pytest.mark.parametrize("text", ["5000020001", str(2**32), "10_0", "x"])
+    def test_an_odd_one_is_said(self, text: str) -> None:
+        """A number that is none gives nobody one: log-in refuses it, and group sync says it."""
+        with pytest.raises(TokenError, match="uidNumber"):
+            facts(uidNumber=text)
+        data = {"id": "s", "username": "alice", "enabled": True}
+        found = account({**data, "attributes": {"uidNumber": [text]}})
+        assert found.uid is None
+        assert text in found.odd[0]
+
     def test_a_gid_that_comes_alone_may_be_a_groups(self) -> None:
         """Keycloak's attribute mapper falls back to the attributes of a person's groups."""
         assert facts(gidNumber="7001").gid is None
@@ -114,5 +144,7 @@ class TestRoles:
         assert read.client_roles(claims, "hub.one") == roles
 
     def test_a_claim_with_dots(self) -> None:
-        """As GenericOAuthenticator writes what is deeper."""
+        """As GenericOAuthenticator writes what is deeper; one that is called so itself, as a mapper with escaped dots makes it, goes first."""
         assert read.client_roles({"a": {"b": ["r"]}}, "hub", "a.b") == {"r"}
+        assert read.client_roles({"a.b": ["s"]}, "hub", "a.b") == {"s"}
+        assert read.client_roles({"a": {"b": ["r"]}, "a.b": ["s"]}, "hub", "a.b") == {"s"}

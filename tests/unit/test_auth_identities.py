@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import grp
+import io
+import json
 import os
 import pwd
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from traitlets import TraitError
 
+from qhub_auth.commands import main
 from qhub_auth.directory import Directory, Group, PersonFacts
 from qhub_auth.errors import (
     ConfigurationError,
@@ -20,6 +25,7 @@ from qhub_auth.errors import (
     NameTakenError,
     NumberTakenError,
 )
+from qhub_auth.numbers.addresses import settings_folder
 from qhub_auth.numbers.host_accounts import Account, HostAccounts
 from qhub_auth.numbers.identities import Identities
 from qhub_auth.numbers.store import PersonWanted
@@ -273,7 +279,8 @@ def test_a_missing_driver_is_named(monkeypatch):
     for module, extra in (("psycopg", "postgresql"), ("pymysql", "mariadb")):
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(
-            ConfigurationError, match=rf'pip install "qhub-auth\[{extra}\]"'
+            ConfigurationError,
+            match=rf"{module}, the driver for {extra}.*'\./packages/qhub_auth\[{extra}\]'",
         ) as refused:
             _ = Identities(database_url=f"{extra}://hub:s3cret@h/d").store
         assert "s3cret" not in str(refused.value)
@@ -303,3 +310,70 @@ def test_a_database_that_is_not_there_gives_nobody_a_number(tmp_path: Path):
     identities = Identities(database_url=f"sqlite:///{tmp_path}/no/such/folder/i.sqlite")
     with pytest.raises(IdentityUnavailableError, match=r"c\.Identities\.database_url"):
         identities.resolve(facts("bob"), NOBODY)
+
+
+# --- where the database is
+
+
+def run(*words):
+    """What `qhub-identity` says, and how it ends."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main(list(words))
+    return int(ended.value.code or 0), out.getvalue() + err.getvalue()
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """A settings file with the default database, and a folder beside it to run things in."""
+    path = tmp_path / "site" / "auth.py"
+    path.parent.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    path.write_text(
+        "c = get_config()\nc.Keycloak.issuer = 'http://127.0.0.1:9/realms/r'\n"
+        "c.Keycloak.client_id, c.Keycloak.client_secret = 'hub', 'x'\n"
+        "c.Identities.host_accounts, c.Identities.nss_folder = 'ignore', ''\n"
+    )
+    return path
+
+
+def test_one_database_wherever_a_command_runs(settings, tmp_path, monkeypatch):
+    """The default database is beside the settings file: the hub and a timer in another folder give nobody another number."""
+    people = tmp_path / "people.json"
+    for folder, names in (("site", ["alice", "bob"]), ("elsewhere", ["bob", "alice"])):
+        people.write_text(json.dumps({"users": [{"username": each} for each in names]}))
+        monkeypatch.chdir(tmp_path / folder)
+        code, said = run("--config", str(settings), "import", "--realm", str(people))
+        assert code == 0, said
+        assert "uid 20000" in next(line for line in said.splitlines() if "alice" in line)
+    monkeypatch.chdir("/")
+    hub = SimpleNamespace(config_file=str(settings), parent=None)
+    assert settings_folder(SimpleNamespace(parent=hub)) == settings.parent
+    assert settings_folder(SimpleNamespace(parent=None)) == Path("/")
+    files = {each.name for each in tmp_path.rglob("*.sqlite")}
+    assert files == {"qhub_identity.sqlite"}
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("words", [["show", "alice"], ["nss"], ["audit"], ["ensure-dirs"]])
+def test_what_only_reads_makes_no_database(settings, monkeypatch, words):
+    """It names the file that is missing, before it asks anybody anything."""
+    monkeypatch.chdir("/")
+    code, said = run("--config", str(settings), *words)
+    assert code == 1
+    assert f"no file {settings.parent}/qhub_identity.sqlite" in said
+    assert [each.name for each in settings.parent.iterdir()] == ["auth.py"]
+
+
+def test_a_database_of_before_is_not_passed_over(settings, tmp_path, monkeypatch):
+    """Where there is one in the working directory and none beside the settings, nobody gets a number until it is moved."""
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "qhub_identity.sqlite").touch()
+    code, said = run("--config", str(settings), "import", "--passwd", "/dev/null")
+    assert code == 1
+    assert f"there is {tmp_path}/elsewhere/qhub_identity.sqlite" in said
+    assert not (settings.parent / "qhub_identity.sqlite").exists()

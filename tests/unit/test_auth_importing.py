@@ -13,6 +13,7 @@ from qhub_auth.errors import IdentityError
 from qhub_auth.numbers.importing import from_group, from_ldif, from_passwd, from_realm, selected
 from qhub_auth.numbers.numbering import Ranges
 from qhub_auth.numbers.store import GroupWanted, PersonWanted
+from qhub_auth.realm import RealmModel, render
 
 PASSWD = """\
 root:x:0:0:root:/root:/bin/bash
@@ -119,6 +120,24 @@ def test_a_realm_of_nebari():
         ("/physics", None),
         ("/physics/a~/b", 7001),
     ]
+
+
+def test_a_realm_of_our_own():
+    """Numbers of groups and people come back from a realm that was rendered, or written back to."""
+    model = RealmModel.model_validate(
+        {
+            "name": "hub",
+            "hub": {"secret": "${SECRET}", "url": "https://hub.example.org"},
+            "groups": [
+                {"name": "physics", "gid": 7001, "share": "rw"},
+                {"name": "bio", "gid": 7002},
+            ],
+            "people": [{"name": "alice", "uid": 5001, "gid": 7001}],
+        }
+    )
+    found = from_realm(json.dumps(render(model)), "realm.json")
+    assert {(each.path, each.gid) for each in found.groups} == {("/physics", 7001), ("/bio", 7002)}
+    assert [(each.name, each.uid, each.gid) for each in found.people] == [("alice", 5001, 7001)]
 
 
 @pytest.mark.parametrize(

@@ -337,3 +337,16 @@ def test_nobody_writes_by_the_gid_of_a_group_that_was_renamed():
     with pytest.raises(NumberTakenError, match="/after"):
         identities.resolve(PersonFacts("sub-1", "p1", gid=number), after)
     identities.store.close()
+
+
+def test_a_uid_that_is_given_is_not_the_gid_that_was_asked_for():
+    """Several people share a primary group whose number is in the range of people, whoever comes first."""
+    identities = Identities(
+        database_url="sqlite://", host_accounts="ignore", log=logging.getLogger("quiet")
+    )
+    first = identities.ranges.people.first
+    staff = [PersonFacts(f"sub-{at}", f"p{at}", gid=first) for at in range(3)]
+    found = identities.resolve_all(staff, Directory(groups={}))
+    assert {each.gid for each in found.values()} == {first}
+    assert first not in {each.uid for each in found.values()}
+    identities.store.close()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from qhub_auth.errors import KeycloakUnavailableError
+from qhub_auth.keycloak.claims import full_paths
 from qhub_auth.keycloak.composites import Composites
 from qhub_auth.keycloak.events import AdminEvent
 from qhub_auth.keycloak.representations import Account, GroupRecord, RoleKey
@@ -520,3 +521,69 @@ async def test_broken_people_do_not_keep_lists_from_being_compared() -> None:
     await world.settle()
     assert world.syncing.keycloak.failures
     assert world.hub.groups["s2"] == AB
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"uid": 5000020001}, {"home": "/home/" + "x" * 1100}, {"email": "x" * 2000}, {"name": "n\nn"}],
+)
+async def test_one_odd_value_stops_nobody_else(odd: dict[str, Any], caplog: Any) -> None:
+    """Who has a value that the hub would not take is told of once; everybody else follows, and they do too once it is mended."""
+    world = World()
+    await world.settle()
+    good = world.keycloak.people["s3"]
+    bad = replace(good, account=replace(good.account, **odd))
+    world.keycloak.people["s3"] = bad
+    world.keycloak.happen("USER", "users/s3")
+    world.keycloak.put("s4", "/d")
+    await world.settle(2)
+    world.syncing.want_full("test")
+    await world.settle()
+    assert world.hub.groups["s4"] == {"/d"}
+    assert world.syncing.counts["failed"] == 2
+    assert not world.syncing.at_hub.failures
+    assert len(world.syncing.outbox) == 0
+    assert caplog.text.count("could not change 'name-s3'") == 1
+    assert next(iter(odd)) in caplog.text
+    report: list[Result] = []
+    world.start()
+    await world.syncing.once(report.append)
+    assert [each.state for each in report if each.sub == "s3"] == ["failed"]
+    world.keycloak.people["s3"] = replace(bad, account=replace(bad.account, enabled=False))
+    world.keycloak.happen("USER", "users/s3")
+    await world.settle(3)
+    assert ("s3" in world.hub.ended) == ("name" not in odd)
+    world.keycloak.put("s3", "/d")
+    await world.settle(3)
+    assert world.hub.groups["s3"] == {"/d"}
+
+
+async def test_whoever_is_new_is_told_to_the_commands() -> None:
+    """Also people whom the hub does not know lead to the commands after changes: they may need an account."""
+    world = World()
+    await world.settle()
+    calls: list[str] = []
+    world.syncing.changed = lambda: calls.append("changed")
+    await world.settle(2)
+    assert not calls
+    world.keycloak.put("stranger", "/d")
+    await world.settle(2)
+    assert calls
+
+
+@pytest.mark.parametrize(
+    "path", ["/new\nline", "/no\u00a0break", "/zero\u200bwidth", "/" + "x" * 300]
+)
+async def test_groups_that_count_for_nothing(path: str, caplog: Any) -> None:
+    """A group that log-in would not take is none for group sync either: it is told of once, and nothing comes and goes."""
+    assert full_paths([path])[0] == frozenset()
+    world = World()
+    world.keycloak.groups[path] = GroupRecord("odd", path)
+    world.keycloak.put("s1", "/d", path, quiet=True)
+    world.hub.groups["s1"] = frozenset({path})  # of another day
+    for _ in range(2):
+        await world.settle()
+        world.syncing.want_full("test")
+    assert world.hub.groups["s1"] == {"/d"}
+    assert not world.syncing.lists.failures
+    assert caplog.text.count("counts for nothing") == 1

@@ -17,6 +17,8 @@ from traitlets.config import Config
 
 from qhub_auth.configure import group_sync
 from qhub_auth.directory import PersonFacts
+from qhub_auth.errors import ConfigurationError
+from qhub_auth.sync import afterwards as afterwards_module
 from qhub_auth.sync.afterwards import Afterwards
 from qhub_auth.sync.bodies import LARGEST_BATCH, SCOPE, Batch, Entry, Facts, Result
 from qhub_auth.sync.outbox import Outbox
@@ -24,6 +26,8 @@ from qhub_auth.sync.pacing import Backoff
 from qhub_auth.sync.reconciling import GONE, Change, Held
 from qhub_auth.sync.report import Report, metrics, shown_status
 from qhub_auth.sync.state import SyncState
+from qhub_auth.sync.syncing import Syncing
+from qhub_auth.sync_service import GroupSync
 
 names = st.text(
     st.characters(exclude_characters="\0\r\n", exclude_categories=["Cs"]), min_size=1, max_size=20
@@ -274,6 +278,55 @@ def test_configure_adds_and_keeps() -> None:
         group_sync(Config(), config_file="auth.py", managed=False)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("c = get_config()\nc.GroupSync.poll_seconds = 1\nopen('/no/secret')", "FileNotFoundError"),
+        ("c = get_config(\n", "SyntaxError"),
+    ],
+)
+def test_settings_that_fail(tmp_path: Path, text: str, words: str) -> None:
+    """A settings file that fails ends the command, which names file and error, and nothing is done with half of it."""
+    path = tmp_path / "qhub_auth_config.py"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=f"{path} .*{words}"):
+        GroupSync().initialize(["--config", str(path)])
+
+
+@pytest.mark.parametrize("command", ["status", "report", "confirm x"])
+def test_looking_makes_no_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """What only looks says which database is missing, beside the settings file, and makes none."""
+    monkeypatch.chdir("/")
+    path = tmp_path / "auth.py"
+    keycloak = '{"issuer": "https://k/realms/r", "client_id": "hub", "client_secret": "x", "service_client_id": "s", "service_client_secret": "x"}'
+    path.write_text(
+        f"c = get_config()\nc.Keycloak.update({keycloak})\nc.GroupSync.hub_url = 'http://127.0.0.1:9/'\n"
+    )
+    monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "x")
+    service = GroupSync()
+    service.initialize(["--config", str(path), *command.split()])
+    monkeypatch.setattr(Syncing, "once", lambda self, _: asyncio.to_thread(self.state.confirmed))
+    with pytest.raises(ConfigurationError, match=f"no file {tmp_path}/qhub_identity.sqlite"):
+        service.command()
+    assert [each.name for each in tmp_path.iterdir()] == ["auth.py"]
+
+
+def test_hub_and_service_mean_one_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the hub's own file is in another folder than the one it shares with the service."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "auth.py").touch()
+    monkeypatch.chdir(tmp_path)
+    c = Config()
+    group_sync(c, config_file="shared/auth.py")
+    assert c.Identities.database_url == f"sqlite:///{shared}/qhub_identity.sqlite"
+    c.Identities.database_url = "postgresql://hub:s3cret@h/d"
+    group_sync(c, config_file="shared/auth.py", name="other")
+    assert c.Identities.database_url == "postgresql://hub:s3cret@h/d"
+
+
 # ---- waiting and commands
 
 
@@ -330,6 +383,31 @@ async def test_commands_that_cannot_run(caplog: pytest.LogCaptureFixture) -> Non
     with caplog.at_level(logging.INFO):
         await _run(afterwards, lambda: "was ended after" in caplog.text)
     assert "cannot be run: No such file" in caplog.text
+
+
+async def test_a_command_that_goes_on_failing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a time to settle too it is run again after longer and longer waits, and told of once."""
+    waits: list[float] = []
+    enough = asyncio.Event()
+
+    async def noted(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) > 13:
+            enough.set()
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(afterwards_module.asyncio, "sleep", noted)
+    afterwards = Afterwards([["/nowhere"]], settle=0.0, timeout=9.0, log=logging.getLogger("after"))
+    task = asyncio.create_task(afterwards.run())
+    afterwards.changed()
+    await asyncio.wait_for(enough.wait(), 60)
+    task.cancel()
+    await asyncio.wait({task})
+    assert waits[:5] == [0.0, 1.0, 2.0, 4.0, 8.0]
+    assert waits[-1] == 900.0
+    assert caplog.text.count("cannot be run") == 1
 
 
 async def test_no_commands() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +18,16 @@ from dask_gateway_server.options import Options
 from dask_gateway_server.utils import TaskPool
 from dask_gateway_server.workqueue import Backoff, WorkQueue
 from sqlalchemy.exc import OperationalError
+from traitlets.config import Config
 
 from qhub_gateway.backend import QHubGatewayBackend
-from qhub_gateway.errors import StartRefusedError, TargetFullError, TargetSilentError
+from qhub_gateway.errors import (
+    HostRefusedError,
+    StartRefusedError,
+    TargetFullError,
+    TargetSilentError,
+)
+from qhub_gateway.limiting import DatabaseLimiter
 from qhub_gateway.records import ref_of
 from qhub_gateway.targets.target import (
     UNKNOWN,
@@ -50,12 +58,15 @@ class ScriptedTarget(Target):
         self.asked: list[tuple[str, int]] = []
         self.silent = False
         self.refuses = ""
-        self.room, self.certain = 10**6, True
+        self.room, self.certain, self.some = 10**6, True, False
         self.deaf = False
+        self.stuck: set[JobRef] = set()
         self.begin = RUNNING
         self.lost: set[str] = set()
         self.followed: set[JobRef] = set()
+        self.hosts: set[str] = set()
         self.tidied: list[str] = []
+        self.kept: list[JobRef] = []
         self._numbers = iter(range(1, 1000))
         self._changed = asyncio.Event()
 
@@ -79,7 +90,8 @@ class ScriptedTarget(Target):
     ) -> Sequence[Sequence[WorkerSpec]]:
         """See `Target.plan_workers`."""
         job = f"job-{next(self._numbers)}"
-        return [[WorkerSpec(name, JobRef(job, part)) for part, name in enumerate(names)]]
+        refs = [JobRef(f"{job}-{part}" if self.some else job, part) for part in range(len(names))]
+        return [[WorkerSpec(name, ref) for name, ref in zip(names, refs, strict=True)]]
 
     async def start_scheduler(self, cluster: ClusterSpec, ref: JobRef) -> JobRef:
         """See `Target.start_scheduler`."""
@@ -99,6 +111,10 @@ class ScriptedTarget(Target):
             raise StartRefusedError(self.refuses)
         if what == "workers":
             taken = sum(state.phase is not Phase.ENDED for state in self.states.values()) - 1
+            if taken + len(refs) > self.room and self.some:
+                there = refs[: max(0, self.room - taken)]
+                self.states.update(dict.fromkeys(there, self.begin))
+                raise TargetSilentError("no room", started=[ref.name for ref in there])
             if taken + len(refs) > self.room:
                 raise TargetFullError("no more jobs of yours", certain=self.certain)
         for ref in refs:
@@ -131,14 +147,25 @@ class ScriptedTarget(Target):
         if self.silent:
             raise TargetSilentError("silence")
         if not self.deaf:
-            for ref in refs:
+            for ref in set(refs) - self.stuck:
                 self.set(ref, ENDED)
+
+    async def check_host(self, ref: JobRef, host: str) -> None:
+        """See `Target.check_host`: one of those that a test says, if it says any."""
+        if self.silent:
+            raise TargetSilentError("silence")
+        if self.hosts and host not in self.hosts:
+            raise HostRefusedError(f"{host} is not where {ref.name} runs")
 
     async def read_log(
         self, cluster: ClusterSpec, worker: str | None, ref: JobRef, most_bytes: int
     ) -> str:
         """See `Target.read_log`."""
         return f"{worker or 'scheduler'} of {cluster.name}, {most_bytes}"
+
+    async def keep_logs(self, refs: Sequence[JobRef]) -> None:
+        """See `Target.keep_logs`."""
+        self.kept += refs
 
     async def tidy(self, cluster: str) -> None:
         """See `Target.tidy`."""
@@ -151,11 +178,11 @@ class ScriptedTarget(Target):
 class SmallBackend(QHubGatewayBackend):
     """The backend without its proxy and its server."""
 
-    def __init__(self, target: ScriptedTarget, path: Path) -> None:
+    def __init__(self, target: ScriptedTarget, path: Path, **more: Any) -> None:
         """Take a target and the folder of the database."""
         # a lock is waited for by the loop, not by the database
         url = f"sqlite:///{path}/gateway.sqlite?timeout=0.01"
-        super().__init__(db_url=url, db_encrypt_keys=[KEY], api_url="http://gateway/api")
+        super().__init__(db_url=url, db_encrypt_keys=[KEY], api_url="http://gateway/api", **more)
         self.scripted = target
 
     def make_targets(self) -> Mapping[str, Target]:
@@ -356,6 +383,46 @@ async def test_a_worker_ends(backend: SmallBackend, target: ScriptedTarget) -> N
     assert len(alive(cluster)) == 1
 
 
+async def test_those_that_never_join(backend: SmallBackend, target: ScriptedTarget) -> None:
+    """Workers that run and do not join are given up; the third time the cluster is, with why."""
+    cluster = await backend.running(1)
+    seen: set[str] = set()
+
+    def followed() -> bool:
+        names = {worker.name for worker in alive(cluster)}
+        return not names & seen and (bool(names) or cluster.target != JobStatus.RUNNING)
+
+    while cluster.target == JobStatus.RUNNING:
+        await until(lambda: any(w.status == JobStatus.SUBMITTED for w in alive(cluster)))
+        seen |= {worker.name for worker in alive(cluster)}
+        await backend._check_timeouts()
+        await until(followed)
+    assert len(seen) == 3
+    assert cluster.state["words"] == (
+        "its workers failed to start 3 times in a row: "
+        "it ran for 60 s and did not join its scheduler; see its log"
+    )
+    failures = 'failures_total{backend="slurm",kind="%s",reason="not-started"}'
+    text = backend.api.metrics.text().decode()
+    assert f"qhub_gateway_{failures % 'worker'} 3.0" in text
+    assert f"qhub_gateway_{failures % 'scheduler'} 1.0" in text
+
+
+async def test_logs_are_kept(backend: SmallBackend, target: ScriptedTarget) -> None:
+    """Of what failed and is ended, and of the scheduler in any case, before it is."""
+    one, two = await backend.running(2), await backend.running(2)
+    lost, other = map(ref_of, one.workers.values())
+    await backend.beat(one, 2, closed=[next(iter(one.workers))])
+    await until(lambda: target.kept == [lost])
+    backend.judging.fail(one, "its scheduler reports no more")
+    await until(lambda: one.status == JobStatus.FAILED)
+    assert target.kept[:3] == [lost, ref_of(one), other]
+    target.kept.clear()
+    await backend.stop_cluster(two.name)
+    await until(lambda: two.status == JobStatus.STOPPED)
+    assert target.kept == [ref_of(two)]
+
+
 async def test_refused(backend: SmallBackend, target: ScriptedTarget) -> None:
     """A target's no fails the cluster, with its words; it is not asked again and again."""
     target.refuses = "Slurm refused it: Invalid partition"
@@ -414,6 +481,29 @@ async def test_never_any_room(backend: SmallBackend, target: ScriptedTarget) -> 
     await until(lambda: cluster.status == JobStatus.FAILED)
     words = "its workers failed to start 3 times in a row: no more jobs of yours"
     assert cluster.state["words"] == words
+    counted = 'failures_total{backend="slurm",kind="worker",reason="other"} 3.0'
+    assert counted in backend.api.metrics.text().decode()
+
+
+async def test_room_for_some(backend: SmallBackend, target: ScriptedTarget) -> None:
+    """Those that a target starts are followed while others wait for room, and replaced if lost."""
+    cluster = await backend.running()
+    target.room = 3  # of which its scheduler takes none
+    target.some = True
+    await backend.beat(cluster, 4)
+    submitted, created = JobStatus.SUBMITTED, JobStatus.CREATED
+    await until(lambda: statuses(cluster) == [created, *[submitted] * 3])
+    (lost, *_) = (w for w in cluster.workers.values() if w.status == submitted)
+    target.set(ref_of(lost), State(Phase.ENDED, "it could not start: no such image"))  # type: ignore[arg-type]
+    await until(lambda: lost.status == JobStatus.FAILED)
+    assert backend.records.words[cluster.name] == "it could not start: no such image"
+    target.room = 100
+    await until(lambda: [w.status for w in alive(cluster)] == [submitted] * 4)
+
+
+def statuses(cluster: Cluster) -> list[JobStatus]:
+    """Return the states of all workers, sorted."""
+    return sorted(worker.status for worker in cluster.workers.values())
 
 
 async def test_silence(backend: SmallBackend, target: ScriptedTarget) -> None:
@@ -443,6 +533,27 @@ async def test_the_end_is_asked_for_until_it_is_so(
     await asyncio.sleep(0.2)
     assert cluster.status == JobStatus.CLOSING
     target.silent = False
+    await until(lambda: cluster.status == JobStatus.STOPPED)
+
+
+async def test_one_that_does_not_end(
+    backend: SmallBackend, target: ScriptedTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a cluster that is stopped everything else ends, though one worker's end is unconfirmed."""
+    monkeypatch.setattr("qhub_gateway.stopping._STOP_SECONDS", 0.05)
+    cluster = await backend.running(3)
+    workers = list(cluster.workers.values())
+    refs = [ref for ref in map(ref_of, (cluster, *workers)) if ref is not None]
+    target.stuck = {refs[1]}
+    # its scheduler lost one: the node is dead, where a job stays "completing" until it is back
+    names = [worker.name for worker in workers]
+    await backend.beat(cluster, 3, active=names[1:], closed=names[:1])
+    await until(lambda: ("stop", 1) in target.asked)
+    await backend.stop_cluster(cluster.name)
+    others = [ref for ref in refs if ref not in target.stuck]
+    await until(lambda: all(target.state(ref) == ENDED for ref in others))
+    assert cluster.status == JobStatus.CLOSING
+    target.set(refs[1], ENDED)
     await until(lambda: cluster.status == JobStatus.STOPPED)
 
 
@@ -563,6 +674,46 @@ async def test_limits(backend: SmallBackend) -> None:
     await backend._check_timeouts()
     await until(lambda: cluster.status == JobStatus.FAILED)
     assert cluster.state["words"] == "all hours are used up"
+
+
+async def test_hours_of_the_past(target: ScriptedTarget, tmp_path: Path) -> None:
+    """Clusters stay on record as long as their hours count, and not their workers; not longer."""
+    day = 86400
+    made = SmallBackend(target, tmp_path)
+    assert made.db_cluster_max_age == day
+    limits = {"user": {"cluster_hours": 100}, "hours_within": "30d"}
+    config = Config({"People": {"limits": limits}})
+    made = SmallBackend(target, tmp_path, config=config)
+    await made.open()
+    try:
+        cluster = await made.running(2)
+        await made.stop_cluster(cluster.name)
+        await until(lambda: cluster.status == JobStatus.STOPPED)
+        now = time.time()
+
+        def hours(days: float) -> float:
+            """Return what counts of ten hours that ended so many days ago, after a cleanup."""
+            ended = now - days * day
+            state = {**cluster.state, "began": ended - 10 * 3600}
+            made.db.update_cluster(cluster, state=state, stop_time=int(ended * 1000))
+            made.records.thin(made._workers_age)
+            made.db.cleanup_expired(made.db_cluster_max_age)
+            assert isinstance(made.limiter, DatabaseLimiter)
+            uses = made.limiter.uses()
+            every = (each for each in uses if each.resource == "cluster_hours")
+            return round(next(each.used for each in every if each.scope.kind == "everyone"), 1)
+
+        assert (hours(0.5), len(cluster.workers)) == (10.0, 2)
+        assert (hours(29), len(cluster.workers)) == (10.0, 0)
+        await made.shut()
+        made = SmallBackend(target, tmp_path, config=config)
+        await made.open()
+        cluster = made.db.get_cluster(cluster.name)
+        assert cluster.workers == {}
+        assert hours(31) == 0.0
+        assert made.db.get_cluster(cluster.name) is None
+    finally:
+        await made.shut()
 
 
 def test_defaults() -> None:

@@ -12,8 +12,14 @@ from typing import Any
 import pytest
 from traitlets.config import Config, LoggingConfigurable
 
+from qhub_gateway import kubernetes_logs
 from qhub_gateway import kubernetes_manifest as manifest
-from qhub_gateway.errors import StartRefusedError, TargetSilentError
+from qhub_gateway.errors import (
+    HostRefusedError,
+    LogElsewhereError,
+    StartRefusedError,
+    TargetSilentError,
+)
 from qhub_gateway.targets import kubernetes as target_module
 from qhub_gateway.targets.kubernetes import KubernetesTarget
 from qhub_gateway.targets.target import JobRef, Phase, WorkerSpec
@@ -346,9 +352,10 @@ async def test_no_room(open_target: Open, kubernetes: Any) -> None:
             raise refusal(403, "Forbidden", QUOTA)
 
     kubernetes.before = full
-    with pytest.raises(TargetSilentError, match="quota allows 2 pods"):
+    with pytest.raises(TargetSilentError, match="quota allows 2 pods") as caught:
         await target.start_workers(spec_of(), workers)
     assert len(kubernetes.pods()) == 2
+    assert caught.value.started == set(kubernetes.pods()), "these are judged from now on"
     assert kubernetes.asked["POST", "pods"] < 40
     states = [target.state(worker.ref) for worker in workers]
     assert {state.phase for state in states} == {Phase.QUEUED}
@@ -457,7 +464,70 @@ async def test_pods_that_are_over_are_cleared_away(open_target: Open, kubernetes
     said = [await target.read_log(spec_of(), None, ref, 1000) for ref in refs]
     assert said == [f"log of {ref.name}" for ref in refs]
     assert await target.read_log(spec_of(), None, refs[0], 4) == refs[0].name[-4:]
-    assert await target.read_log(spec_of(), None, JobRef("qhub-prod-none"), 10) == ""
+    with pytest.raises(LogElsewhereError, match=r"gone: .* as pod qhub-prod-none of .* people\."):
+        await target.read_log(spec_of(), None, JobRef("qhub-prod-none"), 10)
+
+
+async def test_logs_of_what_is_ended(open_target: Open, kubernetes: Any) -> None:
+    """What is ended although it runs has its log kept before, once; no silence holds that up."""
+    target = await open_target()
+    workers = await workers_of(target, 30)
+    refs = await target.start_workers(spec_of(), workers)
+    kubernetes.logs = {ref.name: f"log of {ref.name}" for ref in refs}
+    kubernetes.grace = True
+    await target.keep_logs(refs)
+    assert kubernetes.asked["GET", "log"] == 20
+    await target.keep_logs(refs[:20])
+    await target.stop(refs)
+    await target.keep_logs(refs)
+    assert kubernetes.asked["GET", "log"] == 20
+    for ref in refs:
+        kubernetes.gone(ref.name)
+    kubernetes.logs.clear()
+    await until(lambda: target.state(refs[-1]).phase is Phase.ENDED)
+    assert await target.read_log(spec_of(), "w0", refs[0], 1000) == f"log of {refs[0].name}"
+    with pytest.raises(LogElsewhereError, match="its pod has been deleted"):
+        await target.read_log(spec_of(), "w29", refs[-1], 1000)
+
+
+async def test_a_log_that_does_not_come(
+    open_target: Open, kubernetes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that does not answer, and one that says no, hold up no end."""
+    monkeypatch.setattr(kubernetes_logs, "_KEEPING_SECONDS", 0.05)
+    target = await open_target()
+    refs = await target.start_workers(spec_of(), await workers_of(target, 2))
+    await target.keep_logs(refs)
+
+    async def never(*asked: object) -> str:
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    monkeypatch.setattr(kubernetes, "text", never)
+    await target.keep_logs(refs)
+    assert target.logs.kept == {}
+
+
+async def test_where_a_scheduler_is(open_target: Open, kubernetes: Any) -> None:
+    """A scheduler is at the addresses of its pod, however they are written, and nowhere else."""
+    target = await open_target()
+    spec = spec_of()
+    ref = await target.start_scheduler(spec, target.plan_scheduler(spec))
+    with pytest.raises(TargetSilentError, match="does not say now"):
+        await target.check_host(ref, "10.0.0.9")
+    kubernetes.run(ref.name)
+    kubernetes.pods()[ref.name]["status"]["podIPs"] = [{"ip": "10.0.0.9"}, {"ip": "fd00::9"}]
+    for host in ("10.0.0.9", "fd00::9", "fd00:0::9"):
+        await target.check_host(ref, host)
+    for host in ("10.0.0.8", "127.0.0.1", "::ffff:10.0.0.9", "node", ""):
+        with pytest.raises(HostRefusedError, match=r"accepted: 10[.]0[.]0[.]9, fd00::9"):
+            await target.check_host(ref, host)
+
+    def silent(*_: str) -> None:
+        raise SILENCE
+
+    kubernetes.before = silent
+    with pytest.raises(TargetSilentError):
+        await target.check_host(ref, "10.0.0.9")
 
 
 async def test_spot_without_a_pool_is_refused(open_target: Open) -> None:

@@ -1,17 +1,13 @@
-"""Limits: what they allow, what they say, and that no number of requests at once passes them."""
+"""Limits: what they allow, and what they say. That they hold: `test_gateway_limits_held`."""
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from qhub_gateway.errors import LimitReachedError
-from qhub_gateway.limits import RESOURCES, Amount, Holder, Ledger, Limits, Scope
+from qhub_gateway.limits import Amount, Granted, Holder, Ledger, Limits, Scope
 
 GIB = 2**30
 SCHEDULER = Amount(cores=1000, memory=2 * GIB)
@@ -24,14 +20,19 @@ def made(**limits: Any) -> Ledger:
     return Ledger(Limits.model_validate(limits))
 
 
-def start(ledger: Ledger, name: str, holder: Holder = ALICE, *, now: float = 0.0) -> None:
-    ledger.reserve_cluster(name, holder, scheduler=SCHEDULER, worker=WORKER, now=now)
+def hold(ledger: Ledger, name: str, holder: Holder = ALICE, workers: int = 0) -> None:
+    """Put a cluster on record, as the database has it."""
+    ledger.adopt(name, holder, scheduler=SCHEDULER, worker=WORKER, workers=workers)
 
 
-def refusal(ledger: Ledger, name: str, holder: Holder = ALICE, *, now: float = 0.0) -> str:
+def admit(ledger: Ledger, holder: Holder = ALICE, *, now: float = 0.0) -> None:
+    ledger.admit(holder, scheduler=SCHEDULER, now=now)
+
+
+def refusal(ledger: Ledger, holder: Holder = ALICE, *, now: float = 0.0) -> str:
     before = ledger.uses(now)
     with pytest.raises(LimitReachedError) as caught:
-        start(ledger, name, holder, now=now)
+        admit(ledger, holder, now=now)
     assert ledger.uses(now) == before
     return str(caught.value)
 
@@ -45,54 +46,60 @@ def used(ledger: Ledger, scope: Scope, resource: str, now: float = 0.0) -> float
 def test_no_limits() -> None:
     """Where nothing is said everything is granted."""
     ledger = made()
-    start(ledger, "one")
-    assert ledger.reserve_workers("one", 10_000).count == 10_000
+    admit(ledger)
+    hold(ledger, "one")
+    assert ledger.room_for_workers("one", 10_000) == Granted(10_000)
 
 
 def test_clusters_of_a_person() -> None:
     """A message names the limit, whose it is, what is in use and what was asked for."""
     ledger = made(user={"clusters": 2})
-    start(ledger, "one")
-    start(ledger, "two")
-    assert refusal(ledger, "three") == (
+    hold(ledger, "one")
+    admit(ledger)
+    hold(ledger, "two")
+    assert refusal(ledger) == (
         "The limit for alice is 2 clusters: you have 2 clusters in use, "
         "and you asked for 1 cluster more."
     )
-    start(ledger, "bobs", BOB)
-    ledger.release_cluster("one", 1.0)
-    start(ledger, "three")
+    admit(ledger, BOB)
 
 
 def test_group_and_everyone() -> None:
     """A group's limit is for its members together, and one is for everyone together."""
     ledger = made(groups={"physics": {"cores": 2}}, everyone={"clusters": 3})
-    start(ledger, "one")
-    start(ledger, "two", BOB)
-    assert refusal(ledger, "three", BOB) == (
+    hold(ledger, "one")
+    hold(ledger, "two", BOB)
+    assert refusal(ledger, BOB) == (
         "The limit for the group physics is 2 cores: its members have 2 cores in use, "
         "and you asked for 1 core more."
     )
     carol = Holder("carol")
-    start(ledger, "three", carol)
-    assert refusal(ledger, "four", carol).startswith(
+    admit(ledger, carol)
+    hold(ledger, "three", carol)
+    assert refusal(ledger, carol).startswith(
         "The limit for everyone together is 3 clusters: all people have 3 clusters in use"
     )
 
 
 def test_as_many_workers_as_fit() -> None:
     """Of the workers asked for as many are granted as every limit allows, and it says which."""
-    ledger = made(user={"workers": 10}, groups={"physics": {"memory": "23 GiB"}})
-    start(ledger, "one")
-    granted = ledger.reserve_workers("one", 8)
-    assert granted.count == 5
-    assert granted.words == (
+    limits = {"user": {"workers": 10}, "groups": {"physics": {"memory": "23 GiB"}}}
+    ledger = made(**limits)
+    hold(ledger, "one")
+    assert ledger.room_for_workers("one", 8) == Granted(
+        5,
         "The limit for the group physics is 23 GiB of memory: its members have 2 GiB of memory in "
-        "use, and you asked for 32 GiB of memory more."
+        "use, and you asked for 32 GiB of memory more.",
     )
+    assert ledger.room_for_workers("one", 5) == Granted(5)
+    ledger = made(**limits)
+    hold(ledger, "one", workers=5)
     assert ledger.room_for_workers("one", 3).count == 0
-    ledger.release_workers("one", 2)
-    assert ledger.reserve_workers("one", 8).count == 2
-    assert ledger.workers_of("one") == 5
+    ledger = made(**limits)
+    hold(ledger, "one", workers=3)
+    assert ledger.room_for_workers("one", 8).count == 2
+    with pytest.raises(KeyError):
+        ledger.room_for_workers("two", 1)
 
 
 def test_more_generous_for_some() -> None:
@@ -113,167 +120,50 @@ def test_more_generous_for_some() -> None:
 def test_hours() -> None:
     """Cluster-hours add up while clusters run, what is past included, within the period."""
     ledger = made(user={"cluster_hours": 2}, hours_within="10h")
-    start(ledger, "one")
-    assert used(ledger, Scope("user", "alice"), "cluster_hours", 3600.0) == 0.0
-    ledger.began("one", 0.0)
-    ledger.began("one", 1800.0)
+    ledger.adopt("one", ALICE, scheduler=SCHEDULER, worker=WORKER)
+    ledger.adopt("two", ALICE, scheduler=SCHEDULER, worker=WORKER, began=0.0)
     assert used(ledger, Scope("user", "alice"), "cluster_hours", 3600.0) == 1.0
     assert ledger.exhausted(3600.0) == {}
-    words = refusal(ledger, "two", now=7200.0)
+    words = refusal(ledger, now=7200.0)
     assert words == (
         "The limit for alice is 2 cluster-hours in 10 h: you have used 2.0, and you asked for more."
     )
-    assert ledger.exhausted(7200.0) == {"one": words}
-    ledger.release_cluster("one", 7200.0)
-    assert "2.0" in refusal(ledger, "two", now=8 * 3600.0)
-    start(ledger, "two", now=10 * 3600.0 + 60.0)
+    assert ledger.exhausted(7200.0) == {"one": words, "two": words}
+    ledger = made(user={"cluster_hours": 2}, hours_within="10h")
+    ledger.remember(ALICE, 0.0, 7200.0)
+    assert "2.0" in refusal(ledger, now=8 * 3600.0)
+    admit(ledger, now=10 * 3600.0 + 60.0)
+    admit(ledger, BOB, now=7200.0)
 
 
-def test_after_a_restart() -> None:
-    """What is there already is written down whatever the limits say, and the past counts."""
+def test_what_is_there_counts() -> None:
+    """What is there already is written down whatever the limits say, each cluster once."""
     ledger = made(user={"clusters": 1, "workers": 2, "cluster_hours": 1})
     for name in ("one", "two"):
-        ledger.adopt(name, ALICE, scheduler=SCHEDULER, worker=WORKER, workers=3, began=0.0)
+        hold(ledger, name, workers=3)
     assert used(ledger, Scope("user", "alice"), "workers") == 6.0
-    assert ledger.reserve_workers("one", 1).count == 0
+    assert ledger.room_for_workers("one", 1).count == 0
+    with pytest.raises(KeyError):
+        hold(ledger, "one")
     ledger.remember(BOB, 0.0, 3600.0)
-    assert "cluster-hours" in refusal(ledger, "bobs", BOB, now=3600.0)
+    assert "cluster-hours" in refusal(ledger, BOB, now=3600.0)
 
 
-def test_giving_back_is_never_too_much() -> None:
-    """To give back what is not held, or again, changes nothing; a name is held once."""
-    ledger = made(everyone={"clusters": 5})
-    start(ledger, "one")
-    with pytest.raises(KeyError):
-        start(ledger, "one")
-    with pytest.raises(KeyError):
-        ledger.reserve_workers("two", 1)
-    ledger.reserve_workers("one", 2)
-    ledger.release_workers("one", 5)
-    ledger.release_workers("two", 5)
-    ledger.release_cluster("one", 1.0)
-    ledger.release_cluster("one", 2.0)
-    assert ledger.workers_of("one") == 0
-    assert {use.used for use in ledger.uses(2.0)} == {0.0}
+def limits_of(ledger: Ledger, user: str, asker: Holder | None = None) -> dict[str, float | None]:
+    """Return what somebody is told of their own limits."""
+    uses = ledger.uses(0.0, asker)
+    return {use.resource: use.limit for use in uses if use.scope == Scope("user", user)}
 
 
-LIMITS = Limits.model_validate(
-    {
-        "user": {"clusters": 3, "workers": 7, "cores": 12},
-        "members": {"lab": {"cores": 20}},
-        "groups": {"physics": {"memory": "40 GiB", "workers": 9}, "lab": {"gpus": 4}},
-        "everyone": {"clusters": 5, "cores": 30, "memory": "60 GiB"},
-    }
-)
-HOLDERS = [ALICE, BOB, Holder("carol", frozenset({"lab"})), Holder("dave")]
-AMOUNTS = st.builds(
-    Amount,
-    cores=st.integers(1, 6000),
-    memory=st.integers(1, 10 * GIB),
-    gpus=st.integers(0, 2),
-)
-
-
-class Ledgers(RuleBasedStateMachine):
-    """Anything people do, in any order: no limit is passed, and nothing is lost or kept."""
-
-    @initialize()
-    def begin(self) -> None:
-        self.ledger = Ledger(LIMITS)
-        self.held: dict[str, tuple[Holder, Amount, Amount, int]] = {}
-        self.number = 0
-
-    @rule(holder=st.sampled_from(HOLDERS), scheduler=AMOUNTS, worker=AMOUNTS)
-    def make(self, holder: Holder, scheduler: Amount, worker: Amount) -> None:
-        self.number += 1
-        name = str(self.number)
-        try:
-            self.ledger.reserve_cluster(
-                name, holder, scheduler=scheduler, worker=worker, now=float(self.number)
-            )
-        except LimitReachedError:
-            return
-        self.held[name] = (holder, scheduler, worker, 0)
-
-    @rule(choice=st.randoms(use_true_random=False), wanted=st.integers(0, 12))
-    def scale_up(self, choice: Any, wanted: int) -> None:
-        if self.held:
-            name = choice.choice(sorted(self.held))
-            holder, scheduler, worker, workers = self.held[name]
-            foreseen = self.ledger.room_for_workers(name, wanted)
-            granted = self.ledger.reserve_workers(name, wanted)
-            assert granted == foreseen
-            assert (granted.words is None) == (granted.count == wanted)
-            self.held[name] = (holder, scheduler, worker, workers + granted.count)
-            if granted.count < wanted:
-                assert self.ledger.reserve_workers(name, 1).count == 0
-
-    @rule(choice=st.randoms(use_true_random=False), count=st.integers(0, 12))
-    def scale_down(self, choice: Any, count: int) -> None:
-        if self.held:
-            name = choice.choice(sorted(self.held))
-            holder, scheduler, worker, workers = self.held[name]
-            self.ledger.release_workers(name, count)
-            self.held[name] = (holder, scheduler, worker, max(0, workers - count))
-
-    @rule(choice=st.randoms(use_true_random=False))
-    def stop(self, choice: Any) -> None:
-        if self.held:
-            name = choice.choice(sorted(self.held))
-            self.ledger.release_cluster(name, float(self.number))
-            del self.held[name]
-
-    @invariant()
-    def holds(self) -> None:
-        expected: dict[tuple[Scope, str], float] = {}
-        for holder, scheduler, worker, workers in self.held.values():
-            taken = {
-                resource: getattr(scheduler, resource) + workers * getattr(worker, resource)
-                for resource in RESOURCES
-            } | {"clusters": 1, "workers": workers}
-            scopes = [Scope("user", holder.user), Scope("everyone")]
-            scopes += [Scope("group", group) for group in holder.groups]
-            for scope in scopes:
-                for resource, amount in taken.items():
-                    key = (scope, resource)
-                    expected[key] = expected.get(key, 0) + amount
-        for use in self.ledger.uses(0.0):
-            if use.resource == "cluster_hours":
-                continue
-            worth = 1000 if use.resource == "cores" else 1
-            assert round(use.used * worth) == expected.get((use.scope, use.resource), 0)
-            assert use.limit is None or use.used <= use.limit
-
-
-TestLedgers = Ledgers.TestCase
-TestLedgers.settings = settings(
-    max_examples=60,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-
-
-def test_many_at_once() -> None:
-    """Requests from many threads at once take exactly what there is."""
-    ledger = made(user={"clusters": 4}, everyone={"workers": 50})
-    gate = threading.Barrier(16)
-    begun: list[str] = []
-    granted: list[int] = []
-
-    def ask(number: int) -> None:
-        gate.wait(timeout=30)
-        try:
-            start(ledger, str(number))
-        except LimitReachedError:
-            return
-        begun.append(str(number))
-        granted.extend(ledger.reserve_workers(str(number), 3).count for _ in range(10))
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    assert len(begun) == 4
-    assert sum(granted) == 50
+def test_who_asks_is_told_of() -> None:
+    """Somebody who has nothing learns what they may have, by the groups that they are in now."""
+    ledger = made(
+        user={"clusters": 1}, members={"lab": {"clusters": 5}, "physics": {"clusters": 3}}
+    )
+    assert limits_of(ledger, "alice") == {}
+    assert limits_of(ledger, "alice", Holder("alice"))["clusters"] == 1
+    assert limits_of(ledger, "alice", ALICE)["clusters"] == 3
+    for name, groups in (("one", {"lab"}), ("two", {"physics"}), ("three", set())):
+        hold(ledger, name, Holder("alice", frozenset(groups)))
+    assert limits_of(ledger, "alice", ALICE)["clusters"] == 3
+    assert limits_of(ledger, "alice")["clusters"] == 5, "of all clusters, in whatever order"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from qhub_gateway.errors import HubUnavailableError
-from qhub_gateway.hub import HubPerson
+from qhub_gateway.errors import HubUnavailableError, PersonUnclearError
+from qhub_gateway.hub import HubDoor, HubPerson
 from qhub_gateway.owners import OwnerWatch, why_not
 from qhub_gateway.requests import Owner
 from qhub_spawner.identity import Identity
@@ -83,6 +83,39 @@ async def test_silence_ends_nothing() -> None:
     site.people["bob"] = None
     await site.watch().look()
     assert (site.asked, site.ended) == (["alice"], [])
+
+
+async def test_one_unclear_answer() -> None:
+    """Of whom the hub says nothing usable, the clusters go on; all others are looked at."""
+    site = Site()
+    site.people["alice"] = PersonUnclearError("the hub answered 500 to who 'alice' is")
+    site.people["bob"] = None
+    await site.watch().look()
+    assert site.asked == ["alice", "bob"]
+    assert site.ended == ["two: the hub does not know bob any more"]
+
+
+@pytest.mark.parametrize(
+    ("status", "data"),
+    [
+        (500, None),
+        (502, "<html>"),
+        (403, {"message": "Forbidden"}),
+        (404, {"message": "no such route"}),
+        (200, {"name": "bob"}),
+        (200, {"name": "alice", "identity": {"version": 1, "uid": "x"}}),
+    ],
+)
+async def test_what_is_unclear(status: int, data: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the hub answers about one person, and cannot be used, is said of this one alone."""
+    door = HubDoor("http://hub", lambda: "token")
+
+    async def get(path: str, token: str) -> tuple[int, object]:
+        return status, data
+
+    monkeypatch.setattr(door, "_get", get)
+    with pytest.raises(PersonUnclearError):
+        await door.person("alice")
 
 
 async def test_a_failing_round_is_not_the_last() -> None:

@@ -76,6 +76,23 @@ def test_why_it_waits() -> None:
     assert "Dashboard" not in found.get_text()
 
 
+def test_why_it_failed() -> None:
+    """A cluster that failed says why, below what is there, with its logs and nothing else to do."""
+    workers = dict.fromkeys(("queued", "starting", "running", "stopping"), 0)
+    gone = {"workers": workers, "dashboard": None, "seconds_left": None, "memory_bytes": 0}
+    failed = cluster(name="f" * 32, state="failed", words="its walltime was over", **gone)
+    found = page(failed | {"started": NOW}, cluster())
+    assert [each["data-state"] for each in found.find_all("section")] == ["running", "failed"]
+    section = found.find_all("section")[1]
+    assert "It has failed on Slurm." in section.get_text()
+    assert section.find(class_="why").get_text() == "Its walltime was over"
+    assert [each["href"].rpartition("/")[2] for each in section.find_all("a")] == ["logs"]
+    assert not section.find("form")
+    assert "Workers" not in section.get_text()
+    assert "There is no cluster now" not in found.get_text()
+    assert "There is no cluster now" in page(failed).get_text()
+
+
 def test_those_of_others() -> None:
     """Of others' clusters an administrator sees whose they are, may stop them, and no dashboard."""
     bobs = cluster(user="bob", mine=False, may_look=False, shared=None)

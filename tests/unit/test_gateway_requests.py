@@ -10,14 +10,14 @@ from dask_gateway.options import Options as ClientOptions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qhub_gateway.deciding import FIELDS, build
+from qhub_gateway.deciding import FIELDS, build, startable
 from qhub_gateway.errors import RequestRefusedError
 from qhub_gateway.options import ProfileOptions
 from qhub_gateway.requests import ClusterRequest, Here, Owner, Site
 from qhub_spawner.catalogue import load
 from qhub_spawner.limits import Limits
 from qhub_spawner.quantities import Duration
-from tests.unit.hostile import TEXTS
+from tests.unit.hostile import TEXTS, wrong_types
 
 CATALOGUE = load(
     [
@@ -140,7 +140,7 @@ def test_gpus() -> None:
         ({"scheduler_memory": "4 GiB"}, "at most 2 GiB"),
         (
             {"profile": "nobody"},
-            "There is no profile 'nobody'. You may ask for: general, gpu, both.",
+            "There is no profile 'nobody' for clusters. You may ask for: general, gpu, both.",
         ),
         ({"profile": "hidden"}, "You may not have a cluster of the profile 'hidden'"),
         ({"profile": ["general"]}, "is not a text"),
@@ -278,6 +278,23 @@ def test_hostile_texts(field: str, text: str) -> None:
         assert refusal(**{field: text}).isprintable()
 
 
+AMOUNTS = ("worker_cores", "worker_memory", "worker_gpus", "worker_threads", "scheduler_cores")
+TIMES = ("scheduler_memory", "walltime", "idle_timeout")
+
+
+@pytest.mark.parametrize("field", [*AMOUNTS, *TIMES])
+def test_hostile_types(field: str) -> None:
+    """Whatever stands where an amount belongs is taken as one, or refused by the field's name."""
+    for kind, value in wrong_types().items():
+        refused = f"{field}: "
+        try:
+            got(**{field: value})
+        except RequestRefusedError as error:
+            refused = str(error)
+        assert refused.startswith(f"{field}: "), kind
+        assert len(refused) < 300, kind
+
+
 def test_a_stock_client_reads_the_options() -> None:
     """The stock client's own options take the specification, and what they send is accepted."""
     options = ProfileOptions(CATALOGUE, ALICE, site=SITE, here=Here("gpu"))
@@ -294,6 +311,87 @@ def test_a_stock_client_reads_the_options() -> None:
     assert configuration["worker_memory"] == 8 * 2**30
     assert configuration["idle_timeout"] == 3600.0
     assert configuration["request"]["owner"]["name"] == "alice"
+
+
+SEVERAL = load(
+    [
+        {"slug": "pods", "display_name": "P", "default": True, "cpu": 1, "kubernetes": {}},
+        {
+            "slug": "soonest",
+            "display_name": "S",
+            "cpu": 1,
+            "policy": "soonest",
+            "kubernetes": {},
+            "slurm": {"partition": "general"},
+            "options": {
+                "size": {
+                    "display_name": "Size",
+                    "choices": {
+                        "small": {"display_name": "S"},
+                        "big": {
+                            "display_name": "B",
+                            "overrides": {"cpu": 2, "kubernetes": {"cpu_request": "100m"}},
+                        },
+                    },
+                }
+            },
+        },
+        {
+            "slug": "ask",
+            "display_name": "A",
+            "cpu": 1,
+            "policy": "ask",
+            "kubernetes": {},
+            "slurm": {},
+            "local": {},
+        },
+    ]
+)
+
+
+def several(*backends: str, here: Here | None = None, **asked: Any) -> ClusterRequest:
+    return build(startable(SEVERAL, backends), ALICE, asked, site=Site(), here=here)
+
+
+def test_only_what_the_gateway_can_start() -> None:
+    """A profile is offered where the gateway starts clusters, and runs on the first block of those."""
+    on_slurm = ProfileOptions(startable(SEVERAL, ["slurm"]), ALICE, site=Site())
+    (profiles, *_) = on_slurm.get_specification()
+    assert profiles["spec"]["options"] == ["soonest", "ask"]
+    assert profiles["default"] == "soonest"
+    with pytest.raises(RequestRefusedError, match="no profile 'pods' for clusters. You may ask"):
+        several("slurm", profile="pods")
+    assert several("slurm").backend == "slurm"
+    assert several("slurm", "kubernetes", profile="soonest").backend == "kubernetes"
+    assert several("kubernetes").slug == "pods"
+    assert not startable(SEVERAL, []).profiles
+    # of one block that is left nobody is asked
+    only = several("slurm", profile="ask")
+    assert (only.backend, only.backends, only.options) == ("slurm", ("slurm",), {})
+    asked = several("slurm", "local", profile="ask", options={"backend": "local"})
+    assert asked.backend == "local"
+    with pytest.raises(RequestRefusedError, match="You may ask for: slurm, local"):
+        several("slurm", "local", profile="ask", options={"backend": "kubernetes"})
+
+
+def test_where_the_server_is() -> None:
+    """A cluster of the server's profile is where the server is, if the gateway has that; else the first."""
+    both = ("slurm", "kubernetes")
+    here = Here("soonest", {"size": "big"}, "slurm")
+    beside = several(*both, here=here)
+    assert (beside.slug, beside.backend, beside.options) == ("soonest", "slurm", {"size": "big"})
+    assert ClusterRequest.from_json(json.loads(json.dumps(beside.to_json()))) == beside
+    assert several("kubernetes", here=here, profile="soonest").backend == "kubernetes"
+    # it says nothing of other profiles, and nothing if it is not known
+    assert several(*both, here=Here("pods", {}, "kubernetes"), profile="soonest").backend == (
+        "kubernetes"
+    )
+    assert several(*both, here=Here("soonest")).backend == "kubernetes"
+    assert several(*both, here=Here("soonest", {}, "local")).backend == "kubernetes"
+    # what the server was asked is kept as far as it can be
+    chosen = Here("ask", {"backend": "kubernetes"}, "kubernetes")
+    assert several(*both, "local", here=chosen).backend == "kubernetes"
+    assert several("slurm", here=chosen).backend == "slurm"
 
 
 def test_nobody_offers_anything() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,8 +88,8 @@ SEE = ("dora, who may see", "root, who may stop")
 ANYBODY = tuple(ASKERS)
 BEAT = {
     "count": 0,
-    "api_address": "http://node:1",
-    "scheduler_address": "tls://node:2",
+    "api_address": "http://10.0.0.1:1025",
+    "scheduler_address": "tls://10.0.0.1:1026",
     "dashboard_address": "http://10.0.0.1:8787",
     **{f"{kind}_workers": [] for kind in ("active", "closing", "closed")},
 }
@@ -307,6 +309,87 @@ async def test_what_is_told_of_others(site: Site) -> None:
         assert (await site.ask("GET /api/qhub/clusters", f"token {asker}"))[1]["clusters"] == []
 
 
+async def test_what_is_being_ended_and_what_failed(site: Site) -> None:
+    """What is being ended is there until it is gone; what failed says why, to whom it concerns."""
+    backend, cluster = site.backend, await site.cluster()
+    backend.scripted.deaf = True
+    backend.judging.fail(cluster, "its workers failed to start 3 times in a row")
+
+    async def listed(asker: str, query: str = "") -> dict[str, str]:
+        _, data = await site.ask(f"GET /api/qhub/clusters{query}", f"token {asker}")
+        return {each["state"]: each["words"] for each in data["clusters"]}
+
+    for asker, query in (("alice", ""), ("carol", ""), ("dora", "?all")):
+        assert list(await listed(asker, query)) == ["stopping"]
+    _, text = await site.ask("GET /api/metrics", "Bearer prometheus")
+    assert re.search(r"qhub_gateway_clusters{.*state=\"stopping\".*} 1.0", text)
+    backend.scripted.deaf = False
+    await until(lambda: cluster.status.name == "FAILED", 30)
+    why = {"failed": "its workers failed to start 3 times in a row"}
+    assert await listed("alice") == await listed("dora", "?all") == why
+    # whose dashboard it was is no concern of theirs any more
+    assert await listed("carol") == await listed("dora") == {}
+    route = "GET /api/qhub/clusters/{name}/logs"
+    assert (await site.ask(route, "token alice", name=cluster.name))[0] == 200
+    _, text = await site.ask("GET /api/metrics", "Bearer prometheus")
+    assert "qhub_gateway_clusters{" not in text
+
+
+async def test_whose_dashboard_it_is(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """A dashboard is shown where its own scheduler runs, as far as that is known, and nowhere else."""
+    cluster, target = await site.cluster(), site.backend.scripted
+    route = "GET /api/qhub/clusters/{name}/dashboard"
+
+    async def shown(name: str = cluster.name) -> tuple[int, Any]:
+        status, data = await site.ask(route, "token alice", name=name)
+        return status, data.get("address")
+
+    target.silent = True
+    assert await shown() == (503, None)
+    target.silent, target.hosts = False, {"10.0.0.2"}
+    assert await shown() == (404, None)
+    assert "is not where job-1 runs" in caplog.text
+    assert f"cluster {cluster.name} of alice" in caplog.text
+    target.hosts = {"10.0.0.1"}
+    assert await shown() == (200, "http://10.0.0.1:8787")
+    # what was found right is not asked again
+    target.silent = True
+    assert await shown() == (200, "http://10.0.0.1:8787")
+    target.silent = False
+    # somebody else names the same: neither is shown until one of them has ended
+    other = await site.cluster()
+    for spelled in ("http://10.0.0.1:8787/", "http://10.0.0.1:08787", "HTTP://10.0.0.1:8787"):
+        site.backend.db.update_cluster(other, dashboard_address=spelled)
+        assert await shown() == await shown(other.name) == (404, None)
+    assert "has the same" in caplog.text
+    await site.backend.stop_cluster(other.name)
+    assert await shown() == (200, "http://10.0.0.1:8787")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"dashboard_address": "http://10.0.0.2:8787"},
+        {"api_address": "http://10.0.0.2:1025"},
+        {"scheduler_address": "tls://[fd00::7]:1026"},
+        {"dashboard_address": "http://10.0.0.1:80@10.0.0.2:8787"},
+        {"dashboard_address": "nowhere"},
+    ],
+)
+async def test_a_report_of_another_host(
+    site: Site, other: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A report is refused in which a scheduler says that it is on several hosts, and it is told."""
+    cluster = await site.cluster()
+    route = "POST /api/v1/clusters/{cluster_name}/heartbeat"
+    status, data = await site.ask(
+        route, f"token {cluster.token}", body={**BEAT, **other}, name=cluster.name
+    )
+    assert status == 422
+    assert "is on another host than" in data["error"]
+    assert f"a report of cluster {cluster.name} is refused" in caplog.text
+
+
 async def test_sharing_comes_and_goes(site: Site) -> None:
     """Whom an owner names may look, by name or by group, as long as they are named."""
     cluster = await site.cluster()
@@ -328,6 +411,29 @@ async def test_sharing_comes_and_goes(site: Site) -> None:
     assert (await looks("carol"), await looks("bob"), await looks("alice")) == (404, 404, 200)
     # the rest of its record is as it was
     assert cluster.state["job"]["name"]
+
+
+async def test_sharing_in_pieces(site: Site) -> None:
+    """A body counts as a whole, in however many segments it comes, up to a bound."""
+    cluster = await site.cluster()
+    url = f"http://gateway/api/qhub/clusters/{cluster.name}/sharing"
+    users = [f"somebody-{number}" for number in range(100)]
+
+    async def pieces(body: bytes) -> AsyncIterator[bytes]:
+        for start in range(0, len(body), 1000):
+            yield body[start : start + 1000]
+            for _ in range(50):  # the gateway, in this loop, has read it by then
+                await asyncio.sleep(0)
+
+    async def put(body: bytes) -> tuple[int, Any]:
+        headers = {"Authorization": "token alice"}
+        async with site.session.put(url, data=pieces(body), headers=headers) as answer:
+            return answer.status, await answer.json()
+
+    status, data = await put(json.dumps({"users": users}).encode())
+    assert (status, data["users"]) == (200, users)
+    status, data = await put(b" " * 70_000)
+    assert (status, data["error"]) == (422, "The body is larger than 64 KiB.")
 
 
 async def test_logs(site: Site) -> None:
@@ -368,6 +474,17 @@ async def test_refusals_are_counted(site: Site) -> None:
         assert f'qhub_gateway_refusals_total{{reason="{reason}"}} 1.0' in text
     assert 'qhub_gateway_limit_used{name="alice",resource="clusters",scope="user"} 1.0' in text
     assert 'qhub_gateway_limit{name="alice",resource="clusters",scope="user"} 1.0' in text
+
+
+async def test_limits_of_who_has_nothing(site: Site) -> None:
+    """Somebody without a cluster is told what they may have, and nothing of others."""
+    limiter = site.backend.limiter
+    assert isinstance(limiter, DatabaseLimiter)
+    limiter.limits = limiter.limits.model_copy(update={"user": Limit(clusters=4)})
+    status, data = await site.ask("GET /api/qhub/limits", "token bob")
+    assert status == 200
+    own = {"scope": "user", "name": "bob", "resource": "clusters", "used": 0.0, "limit": 4.0}
+    assert data == {"limits": [own]}
 
 
 FIELDS = (
@@ -443,6 +560,16 @@ async def test_hostile_bodies(site: Site, body: bytes) -> None:
         ("clusters/:name/adapt", {"minimum": None, "maximum": None, "active": False}),
         ("clusters/:name/adapt", {"minimum": 0, "maximum": 10, "active": True}),
         ("clusters/:name/heartbeat", {**BEAT, "active_workers": ["a", 1]}),
+        ("clusters/:name/heartbeat", {**BEAT, "dashboard_address": ""}),
+        (
+            "clusters/:name/heartbeat",  # dask-gateway writes addresses of IPv6 so
+            {
+                **BEAT,
+                "api_address": "http://fd00::7:1025",
+                "scheduler_address": "tls://[fd00::7]:1026",
+                "dashboard_address": "http://fd00::7:8787",
+            },
+        ),
     ],
 )
 def test_what_a_stock_client_sends(route: str, body: Any) -> None:

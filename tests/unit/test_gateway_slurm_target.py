@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from qhub_gateway.errors import (
+    HostRefusedError,
     LogElsewhereError,
     StartRefusedError,
     TargetFullError,
@@ -66,6 +67,31 @@ def array(target: SlurmTarget, size: int) -> list[Any]:
     return list(group)
 
 
+@pytest.mark.enable_socket  # numbers are "resolved" without any network
+async def test_where_a_scheduler_is(door: ScriptedDoor, target: SlurmTarget) -> None:
+    """A scheduler is where Slurm says that its job runs; while Slurm does not say, nothing is known."""
+    ref = target.plan_scheduler(spec()).numbered(7)
+    target.backend.server_networks = ["198.51.100.0/24"]
+    door.answers = [[job(JobState.PENDING, name=ref.name, node_list="")]]
+    target.follow(ref)
+    with pytest.raises(TargetSilentError, match="does not say now"):
+        await target.check_host(ref, "192.0.2.7")
+    door.answers = [[job(name=ref.name, node_list="192.0.2.7")]]
+    await target.check_host(ref, "192.0.2.7")
+    await target.check_host(ref, "198.51.100.7")
+    # this machine is not the node
+    for host in ("192.0.2.8", "127.0.0.1", "0.0.0.0", "224.0.0.1", ""):
+        with pytest.raises(HostRefusedError, match=r"expected one of: 192[.]0[.]2[.]7"):
+            await target.check_host(ref, host)
+    # a node that is this machine has every address of it
+    door.answers = [[job(name=ref.name, node_list="127.0.0.1")]]
+    assert await target.poller.fresh()
+    await target.check_host(ref, "127.0.0.2")
+    for host in ("192.0.2.8", "0.0.0.0", "224.0.0.1"):
+        with pytest.raises(HostRefusedError):
+            await target.check_host(ref, host)
+
+
 @pytest.mark.parametrize(
     ("stderr", "kind", "certain"),
     [
@@ -87,6 +113,30 @@ async def test_a_no(
         await target.start_workers(spec(), array(target, 3))
     assert getattr(caught.value, "certain", None) == certain
     assert not target._watches
+
+
+async def test_small_arrays(target: SlurmTarget, door: ScriptedDoor) -> None:
+    """Where arrays may have fewer tasks than 500 they have fewer, as many as Slurm takes."""
+    text = "Invalid job array specification"  # Slurm 22.05.8, by sbatch and by slurmrestd
+    sizes: list[int] = []
+
+    async def submit() -> int:
+        sizes.append(len(target._watches))
+        if sizes[-1] > 100:
+            failed = f"sbatch: error: Batch job submission failed: {text}"
+            raise SlurmRejectedError(f"Slurm refused it: {text}", exit_code=1, stderr=failed)
+        return 7
+
+    door.submitted = submit
+    names = [f"{number:032x}" for number in range(500)]
+    for _ in range(3):
+        with pytest.raises(TargetFullError) as caught:
+            await target.start_workers(spec(), target.plan_workers(spec(), names)[0])
+        assert not caught.value.certain
+    groups = target.plan_workers(spec(), names)
+    assert len(await target.start_workers(spec(), groups[0])) == 56
+    assert sizes == [500, 250, 125, 56]
+    assert sum(map(len, groups)) == 500
 
 
 async def test_silence(target: SlurmTarget, door: ScriptedDoor) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from qhub_gateway.deciding import build
 from qhub_gateway.requests import Owner, Site
 from qhub_gateway.targets.target import UNKNOWN, Phase, State
-from qhub_gateway.views import ClusterView, WorkerFacts, figures_of, view_of
+from qhub_gateway.views import ClusterView, WorkerFacts, figures_of, listed, view_of
 from qhub_spawner.catalogue import load
 
 GIB = 2**30
@@ -111,3 +112,25 @@ def test_a_dashboard_only_while_it_runs() -> None:
     """There is a link to a dashboard only where there is one."""
     assert view().dashboard == "/clusters/one/status"
     assert view("STOPPING").dashboard is None
+
+
+def test_which_are_listed() -> None:
+    """What has not ended, and of each person the last five that failed within a day."""
+    now, hour = 1_800_000_000.0, 3600
+
+    def one(name: str, status: str, user: str = "alice", hours: float | None = None) -> object:
+        stop_time = None if hours is None else int((now - hours * hour) * 1000)
+        kind = SimpleNamespace(name=status)
+        return SimpleNamespace(name=name, status=kind, username=user, stop_time=stop_time)
+
+    clusters = [
+        one("waits", "SUBMITTED"),
+        one("ends", "CLOSING", "bob"),
+        one("ended", "STOPPED", hours=1),
+        one("old", "FAILED", hours=25),
+        *(one(f"failed-{hours}", "FAILED", hours=hours) for hours in range(8)),
+        one("theirs", "FAILED", "bob", hours=7),
+    ]
+    found = [each.name for each in listed(clusters, now)]
+    assert found[:2] == ["waits", "ends"]
+    assert sorted(found[2:]) == [*(f"failed-{hours}" for hours in range(5)), "theirs"]

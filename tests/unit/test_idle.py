@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from traitlets.config import Config
 
-from qhub_spawner.idle import AnswerError, IdleRule, Use
+from qhub_spawner.idle import Answer, AnswerError, IdleRule, Use
 from qhub_spawner.slurm.jobs import Job, JobState
 
 NOW = datetime.now(UTC)
@@ -22,12 +23,16 @@ class Rule(IdleRule):
 
     answers: dict[str, Any]
     ended: list[str]
+    server_clock: timedelta | None = timedelta()
 
-    async def _get(self, spawner: Any, use: Use, path: str) -> Any:
+    async def _get(self, spawner: Any, use: Use, path: str) -> Answer:
         answer = self.answers[path.partition("?")[0]]
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        if self.server_clock is None:
+            return Answer(answer)
+        now = datetime.now(UTC) + self.server_clock
+        return Answer(answer, format_datetime(now, usegmt=True))
 
     async def _end(self, spawner: Any) -> None:
         self.ended.append(spawner.name)
@@ -68,7 +73,7 @@ def made(
         "api/status": status or {"last_activity": last.isoformat()},
     }
     rule.ended = []
-    use = Use(active=last)
+    use = Use(active=time.monotonic() - minutes * 60)
     rule._uses["alice", ""] = use
     return rule, spawner, use
 
@@ -94,7 +99,7 @@ async def test_used(minutes: float) -> None:
     rule, spawner, use = made(minutes=minutes)
     await rule.look()
     assert not spawner.last_ended
-    assert rule.ends_at(use) > NOW
+    assert rule.ends_at(use) > time.monotonic()
 
 
 @pytest.mark.parametrize("state", ["busy", "starting"])
@@ -194,11 +199,11 @@ async def test_extended() -> None:
     rule.extend(spawner, 3600)
     await rule.look()
     assert not spawner.last_ended
-    later, spawner2, use2 = made()
+    later, spawner2, use2 = made(minutes=60)
     later.restore(spawner2, rule.state(spawner))
-    assert use2.extended == use.extended
     assert use.extended is not None
-    use.extended = NOW - timedelta(seconds=1)
+    assert use2.extended == pytest.approx(use.extended, abs=5)
+    use.extended = time.monotonic() - 1
     use.asked = 0
     await rule.look()
     assert spawner.last_ended
@@ -213,12 +218,95 @@ def test_beyond_the_bound(seconds: float) -> None:
     assert use.extended is None
 
 
+async def test_a_promise_stands_in_the_hubs_record() -> None:
+    """A server that its person wants kept is used, for whoever goes by the hub's record: each look."""
+    rule, spawner, _ = made(timeout=0)
+    rule.extend(spawner, 3600)
+    for _ in range(2):
+        spawner.orm_spawner.last_activity = None
+        await rule.look()
+        assert spawner.orm_spawner.last_activity >= NOW.replace(tzinfo=None)
+    rule._uses["alice", ""].extended = time.monotonic() - 1
+    spawner.orm_spawner.last_activity = None
+    await rule.look()
+    assert spawner.orm_spawner.last_activity is None
+
+
+class StepClock(datetime):
+    """The hub's clock, which somebody sets."""
+
+    step = timedelta()
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:
+        return datetime.now(tz) + cls.step
+
+
+@pytest.mark.parametrize("step", [timedelta(hours=1), timedelta(days=-1), timedelta(days=9)])
+async def test_the_hubs_clock_is_set(step: timedelta, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the hub's clock says: a server that was just used stays, an idle one ends."""
+    monkeypatch.setattr("qhub_spawner.idle.datetime", StepClock)
+    used, used_server, _ = made(minutes=1)
+    unused, unused_server, _ = made(minutes=31)
+    monkeypatch.setattr(StepClock, "step", step)
+    used._uses["alice", ""].active -= 30 * 60  # it is asked
+    await used.look()
+    await unused.look()
+    assert not used_server.last_ended
+    assert unused_server.last_ended
+
+
+@pytest.mark.parametrize("skew", [timedelta(hours=1), timedelta(hours=-1), timedelta(days=-9)])
+async def test_a_servers_clock_differs(skew: timedelta) -> None:
+    """Its own times are compared with its own clock only."""
+    for minutes, ends in ((1, False), (31, True)):
+        rule, spawner, use = made(minutes=minutes)
+        rule.server_clock = skew
+        last = datetime.now(UTC) + skew - timedelta(minutes=minutes)
+        rule.answers["api/status"] = {"last_activity": last.isoformat()}
+        use.active = time.monotonic() - 31 * 60
+        await rule.look()
+        assert bool(spawner.last_ended) is ends
+
+
+@pytest.mark.parametrize("step", [timedelta(hours=5), timedelta(hours=-5)])
+async def test_a_servers_clock_is_set(step: timedelta) -> None:
+    """Between two answers only that its last activity is another counts, and never the clock."""
+    rule, spawner, use = made(minutes=16)
+    await rule.look()
+    assert use.known
+    active = use.active
+    rule.server_clock = step
+    use.asked -= 16 * 60
+    await rule.look()
+    assert use.active == active
+    # it was used after the first answer, and then its clock was set
+    rule.answers["api/status"] = {"last_activity": datetime.now(UTC).isoformat()}
+    use.last = use.last[0], time.monotonic() - 60
+    use.active, use.asked = time.monotonic() - 31 * 60, 0
+    await rule.look()
+    assert not spawner.last_ended
+    assert use.active >= time.monotonic() - 90
+
+
+@pytest.mark.parametrize("clock", [None, timedelta()])
+async def test_a_server_that_does_not_say_the_time(clock: timedelta | None) -> None:
+    """Without a Date, or a zone, nothing is known of it."""
+    last = NOW - timedelta(hours=2)
+    said = last.isoformat() if clock is None else last.replace(tzinfo=None).isoformat()
+    rule, spawner, use = made(status={"last_activity": said})
+    rule.server_clock = clock
+    await rule.look()
+    assert not use.known
+    assert not spawner.last_ended
+
+
 async def test_asked_only_when_it_matters() -> None:
     """A server that could not be idle yet is not asked, and none at each look."""
     rule, _, use = made(minutes=10)
     await rule.look()
     assert not use.asked
-    use.active = NOW - timedelta(minutes=16)
+    use.active -= 6 * 60
     await rule.look()
     asked = use.asked
     assert asked

@@ -136,6 +136,17 @@ async def test_leaves_alone_what_the_database_holds(clock: Any) -> None:
     assert api.deleted == []
 
 
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed", "Running", "Pending", "Unknown", ""])
+@pytest.mark.parametrize("keep", [True, False])
+async def test_keeps_what_is_over(clock: Any, phase: str, keep: bool) -> None:
+    """With delete_stopped_pods off pods that are over stay; what may run and nobody owns does not."""
+    reaper, api = reaper_of({**pod(), "status": {"phase": phase}}, keep_over=keep)
+    await reaper.look()
+    clock.now += 21
+    await reaper.look()
+    assert bool(api.deleted) is not (keep and phase in {"Succeeded", "Failed"})
+
+
 async def test_only_says_so_if_told(clock: Any, caplog: pytest.LogCaptureFixture) -> None:
     """With end_orphans off nothing is deleted."""
     reaper, api = reaper_of(pod(), end_orphans=False)

@@ -65,6 +65,7 @@ class Cluster:
         pods: By namespace and name.
         faults: What becomes of the next requests, by method: an error that is raised before
             anything is done, or ``("after", error)`` when it has been done.
+        graces: Seconds of grace of each deletion.
         asked: Method, and for a deletion the uid that was named, of each request.
         blind: Whether the watch hears of nothing.
         status: What new pods are.
@@ -75,6 +76,7 @@ class Cluster:
         self.pods: dict[tuple[str, str], dict[str, Any]] = {}
         self.faults: dict[str, list[Any]] = {}
         self.asked: list[Any] = []
+        self.graces: list[int | None] = []
         self.blind = self.stubborn = False
         self.status: Mapping[str, Any] = RUNNING
         self._number = 100
@@ -142,6 +144,7 @@ class Cluster:
     ) -> bool:
         assert kind == "pods"
         self.asked.append(("delete", uid))
+        self.graces.append(grace)
         after = await self._fault("delete")
         found = self.pods.get((namespace, name))
         if found is None or (uid is not None and found["metadata"]["uid"] != uid):
@@ -245,7 +248,7 @@ class Setting:
         """Begin a start."""
         profile = Profile.model_validate({"slug": "p", "display_name": "P", "kubernetes": {}})
         selection = Selection(profile, "p", {}, "kubernetes")
-        launch = Launch("alice", "", selection, {}, ("server",), grace_seconds=0.0, **more)
+        launch = Launch("alice", "", selection, {}, ("server",), **{"grace_seconds": 0.0, **more})
         return asyncio.ensure_future(self.server.start(launch))
 
     def foreign(self, hub: str = "prod", spawn: str = "0" * 16, **meta: Any) -> dict[str, Any]:
@@ -562,6 +565,17 @@ async def test_stop(setting: Setting) -> None:
     assert setting.cluster.pods == {}
     assert setting.backend.live == {}
     assert setting.owner.ended == 0, "an end that was asked for is no news"
+
+
+@pytest.mark.parametrize(
+    ("grace", "now", "asked"),
+    [(10.0, False, 10), (10.0, True, 1), (0.0, False, 1), (0.4, False, 1), (2.5, False, 3)],
+)
+async def test_no_end_by_force(setting: Setting, grace: float, now: bool, asked: int) -> None:
+    """There is always some grace: without any, Kubernetes forgets a pod that may still run."""
+    await setting.begin(grace_seconds=grace)
+    await setting.server.stop(now=now)
+    assert setting.cluster.graces == [asked]
 
 
 async def test_stop_waits_for_kubernetes(setting: Setting) -> None:

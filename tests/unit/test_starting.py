@@ -9,8 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from jupyterhub.spawner import SpawnException
 
-from qhub_spawner import starting
+from qhub_spawner import adoption, starting
 from qhub_spawner.access import Selection
 from qhub_spawner.errors import SelectionError
 from qhub_spawner.launch import (
@@ -103,6 +104,7 @@ class Spawner:
         self._log_name = name
         self.cmd, self.stop_grace, self.notes = ["server"], 1.0, list[str]()
         self.backend_server: BackendServer | None = None
+        self.later: tuple[str, ...] = ()
         self.used: list[str] = []
         self.runtime = SimpleNamespace(
             backend=lambda name: SimpleNamespace(server=lambda _owner: self.servers[name])
@@ -290,4 +292,74 @@ async def test_progress_across_backends() -> None:
         "Kubernetes has no room now: The quota is full. Trying Slurm instead.",
         "Job 7 waits.",
         "It is up.",
+    ]
+
+
+class TakenUp(Spawner):
+    """A spawner whose start an earlier hub began, on the first backend."""
+
+    def __init__(self, *later: str, notes: tuple[str, ...] = (), **outcomes: Any) -> None:
+        super().__init__(**outcomes)
+        first = next(iter(self.servers.values()))
+        self.backend_server, self.backend_name, self.later = first, first.name, later
+        self.notes, self.last_failed, self.places = [*notes], "", list[ServerAddress]()
+
+        async def resume() -> ServerAddress:
+            if isinstance(first.outcome, BaseException):
+                raise first.outcome
+            first.address = ADDRESS
+            return ADDRESS
+
+        async def spawn(_name: str) -> None:
+            self.told.append("spawn")
+            await self.start()
+
+        async def nothing(*_: object) -> None:
+            return None
+
+        first.resume = resume  # type: ignore[method-assign]
+        self.user.spawn, self.user._wait_up = spawn, nothing
+        app = SimpleNamespace(proxy=SimpleNamespace(add_user=nothing))
+        self.user.settings = {"app": app}
+
+    def place(self, address: ServerAddress) -> None:
+        self.places.append(address)
+
+
+async def test_an_earlier_hub_found_no_room_yet() -> None:
+    """The start goes on with what was left to try, and not with what had been tried before."""
+    spawner = TakenUp("local", kubernetes=FULL, slurm=ADDRESS, local=ADDRESS)
+    await adoption._finish(spawner)
+    assert spawner.told == ["stop kubernetes", "stopped kubernetes", "spawn", "start local"]
+    assert spawner.notes == [
+        "Kubernetes has no room now: The quota is full. Trying the hub's own machine instead."
+    ]
+    assert spawner.later == ()
+
+
+async def test_an_earlier_hub_had_tried_all_others() -> None:
+    """The person is told of those, too."""
+    before = "Slurm has no room now: The queue is full."
+    spawner = TakenUp(notes=(f"{before} Trying Kubernetes instead.",), kubernetes=FULL, slurm=FULL)
+    with pytest.raises(SpawnException):
+        await adoption._finish(spawner)
+    assert spawner.told == []
+    assert spawner.last_failed == f"{before} Kubernetes has no room now: The quota is full."
+
+
+async def test_an_earlier_hub_chose_well() -> None:
+    """What it began comes up there, and nothing else is tried."""
+    spawner = TakenUp("slurm", kubernetes=ADDRESS, slurm=ADDRESS)
+    await adoption._finish(spawner)
+    assert (spawner.told, spawner.places, spawner.later) == ([], [ADDRESS], ())
+
+
+async def test_from_slurm_to_kubernetes() -> None:
+    """The other way round it is the same: a limit of Slurm's, and then a pod."""
+    full = NoCapacityError("You have as many jobs as you may have.")
+    spawner = Spawner(slurm=full, kubernetes=ADDRESS)
+    await spawner.start()
+    assert spawner.used == ["slurm", "kubernetes"]
+    assert spawner.notes == [
+        "Slurm has no room now: You have as many jobs as you may have. Trying Kubernetes instead."
     ]

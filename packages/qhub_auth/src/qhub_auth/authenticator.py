@@ -47,13 +47,14 @@ from qhub_auth.keycloak.admin import KeycloakAdmin
 from qhub_auth.keycloak.keeping import DirectoryKeeper
 from qhub_auth.keycloak.oidc import OpenIDProvider
 from qhub_auth.keycloak.settings import Keycloak
+from qhub_auth.keycloak.snapshot import UNUSABLE_GROUP
 from qhub_auth.keycloak.token_reading import TokenReader
 from qhub_auth.login.admission import Admission, kept_folders, same_roles
 from qhub_auth.login.handlers import CallbackHandler, LoginStartHandler
 from qhub_auth.login.logout import BackChannelLogoutHandler, SingleLogoutHandler
 from qhub_auth.login.refreshing import Refresher
 from qhub_auth.numbers.identities import Identities
-from qhub_auth.paths import split
+from qhub_auth.paths import split, usable
 from qhub_auth.sync.handlers import ROUTES as SYNC_ROUTES
 
 __all__ = ["KeycloakAuthenticator"]
@@ -293,12 +294,16 @@ class KeycloakAuthenticator(GenericOAuthenticator):  # type: ignore[misc]  # oau
     @validate("allowed_groups", "admin_groups", "blocked_groups")
     def _full_paths(self, proposal: Any) -> Any:
         for path in proposal["value"]:
+            setting = f"c.{type(self).__name__}.{proposal['trait'].name}"
             try:
                 split(path)
             except ValueError as error:
+                raise TraitError(f"{setting}: {shown(path)}: {error}") from error
+            if not usable(path):
                 raise TraitError(
-                    f"c.{type(self).__name__}.{proposal['trait'].name}: {shown(path)}: {error}"
-                ) from error
+                    f"{setting}: {shown(path)}: {UNUSABLE_GROUP}; such a group counts for nothing: "
+                    "rename it in Keycloak"
+                )
         return proposal["value"]
 
     @validate("scope")
@@ -511,11 +516,16 @@ class KeycloakAuthenticator(GenericOAuthenticator):  # type: ignore[misc]  # oau
                 "further down: nobody is in either, as far as the hub goes. Rename it, or start "
                 "Keycloak with --spi-group--jpa--escape-slashes-in-group-path=true"
             )
+        for each in groups.values():
+            if not usable(each.path):
+                self.tell_once(
+                    f"The group {shown(each.path)} counts for nothing: {UNUSABLE_GROUP}. Rename it"
+                )
         return Directory(
             groups={
                 each.path: Group(id=each.id, path=each.path, attributes=each.attributes)
                 for each in groups.values()
-                if each.path not in self.disguised
+                if each.path not in self.disguised and usable(each.path)
             },
             roles=roles,
         )

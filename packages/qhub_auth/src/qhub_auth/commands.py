@@ -1,7 +1,8 @@
 """`qhub-identity`: who has which uid, gid, home and shared folders, for administrators.
 
-Settings are those of the hub: `--config FILE`. Every command says what it did; one that could not
-do it ends with 1 and a message. None of them ever gives a number twice.
+Settings are those that the hub shares, who may come in among them: `--config FILE`. Every command
+says what it did; one that could not do it ends with 1 and a message. None of them ever gives a
+number twice.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ T = TypeVar("T")
 Answer = str | tuple[str, int]
 
 CONFIG = "qhub_auth_config.py"
+# What may be the first to need the database of numbers; all others only look into it.
+_MAY_CREATE = frozenset({"sync", "import"})
 
 
 def _show(arguments: argparse.Namespace) -> Answer:
@@ -313,7 +316,10 @@ def _add(
 
 def _config(parser: argparse.ArgumentParser, default: object) -> None:
     """Before the command and after it: one who types it does not think of that."""
-    words = f"the hub's settings ({CONFIG})"
+    words = (
+        f"the settings that the hub shares, with c.Keycloak, c.Identities and who may come in "
+        f"(c.KeycloakAuthenticator.allowed_groups etc.): {CONFIG}"
+    )
     parser.add_argument("--config", type=Path, default=default, metavar="FILE", help=words)
 
 
@@ -337,8 +343,9 @@ def _on(arguments: argparse.Namespace, work: Callable[[Site], Awaitable[T]]) -> 
     """Do something with the settings that the command line names."""
 
     async def run() -> T:
-        site = Site(arguments.config)
-        _ = site.authenticator  # whatever is wrong with the settings is told before anything else
+        site = Site(arguments.config, may_create=arguments.verb in _MAY_CREATE)
+        # whatever is wrong with the settings is told before anything else
+        site.identities.store.database.check_there()
         try:
             return await work(site)
         finally:

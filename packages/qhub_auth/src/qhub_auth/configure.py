@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from qhub_auth.numbers.addresses import DEFAULT_URL, in_folder
 from qhub_auth.sync.bodies import SCOPE
 
 __all__ = ["group_sync"]
@@ -42,6 +44,7 @@ def group_sync(
     """
     if not managed and not api_token:
         raise ValueError("group_sync: a service that the hub does not start needs api_token")
+    _one_database(c, config_file)
     service: dict[str, Any] = {"name": name}
     if api_token:
         service["api_token"] = api_token
@@ -61,6 +64,21 @@ def group_sync(
         SCOPE: {"description": "Tell the hub what Keycloak says of people, groups and roles"},
     }
     _add(hub, "load_roles", {"name": name, "services": [name], "scopes": [SCOPE]})
+
+
+def _one_database(c: Any, config_file: str) -> None:  # noqa: ANN401 - the configuration object
+    """See that the hub takes a relative path of the database as the service does.
+
+    Each of them means the folder of its own file of settings, and these two may be in different
+    ones.
+    """
+    path = Path(config_file).resolve()
+    url = _set(c.Identities, "database_url", DEFAULT_URL)
+    if path.is_file() and isinstance(url, str):
+        found = in_folder(url, path.parent)
+        if not isinstance(found, str):
+            url = found.render_as_string(hide_password=False)
+        c.Identities.database_url = url
 
 
 def _set(section: Any, name: str, otherwise: Any) -> Any:  # noqa: ANN401 - a section of traitlets

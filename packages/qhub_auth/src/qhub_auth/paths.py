@@ -11,7 +11,9 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-__all__ = ["ancestors", "folder_of", "joined", "path_part", "split", "with_parents"]
+__all__ = ["ancestors", "folder_of", "joined", "path_part", "split", "usable", "with_parents"]
+
+_LONGEST_PATH = 255  # what the hub's database keeps of a group's name
 
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_@")
 # Below the 255 bytes that a file's name may have, with room for what tools add; and what is kept
@@ -39,6 +41,21 @@ def split(path: str) -> tuple[str, ...]:
         msg = "a group's path has no empty names, e.g. /physics/team-a"
         raise ValueError(msg)
     return parts
+
+
+def usable(path: str) -> bool:
+    """Whether a group of that path counts: for log-in, group sync, numbers and folders alike.
+
+    It does not if it is no full path, if the hub could not keep it as a group's name (more than 255
+    characters), or if it has characters that nobody can see, such as a newline.
+    """
+    if len(path) > _LONGEST_PATH or not path.isprintable():
+        return False
+    try:
+        split(path)
+    except ValueError:
+        return False
+    return True
 
 
 def joined(parts: Iterable[str]) -> str:

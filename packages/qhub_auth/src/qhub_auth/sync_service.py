@@ -23,6 +23,7 @@ from qhub_auth.errors import ConfigurationError, QHubAuthError
 from qhub_auth.keycloak.admin import KeycloakAdmin
 from qhub_auth.keycloak.settings import Keycloak
 from qhub_auth.numbers.identities import Identities
+from qhub_auth.settings_file import read_settings
 from qhub_auth.sync.afterwards import Afterwards
 from qhub_auth.sync.hub_door import HubDoor
 from qhub_auth.sync.pacing import Rhythm
@@ -64,7 +65,10 @@ class GroupSync(Application):
     config_file = Unicode(
         "qhub_auth_config.py",
         config=True,
-        help="The file with the settings of Keycloak, Identities and GroupSync.",
+        help="""
+        The file that the hub shares, with the settings of Keycloak, KeycloakAuthenticator (who may
+        come in), Identities and GroupSync.
+        """,
     )
     dry_run = Bool(
         False, config=True, help="Only say in the log what would change, and change nothing."
@@ -202,13 +206,8 @@ class GroupSync(Application):
     def initialize(self, argv: list[str] | None = None) -> None:
         """Read the command line and the file of settings."""
         self.parse_command_line(argv)
-        path = Path(self.config_file)
-        if not path.is_file():
-            raise ConfigurationError(
-                f"--config: there is no file {path}; it is the one with c.Keycloak and c.Identities"
-            )
         on_command_line = self.cli_config
-        self.load_config_file(path.name, str(path.parent.resolve()))
+        self.update_config(read_settings(Path(self.config_file)))
         self.update_config(on_command_line)
 
     # ---- the commands ----
@@ -220,6 +219,7 @@ class GroupSync(Application):
         if command not in _COMMANDS or len(rest) != (command == "confirm"):
             _complain(f"expected one of: {', '.join(_COMMANDS[:-1])}, confirm ID")
             return 2
+        self.identities.may_create = command == "run"
         if command == "confirm":
             return self._confirm(rest[0])
         if command == "status":

@@ -16,6 +16,7 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -25,17 +26,19 @@ from traitlets.config import LoggingConfigurable
 from yarl import URL
 
 from qhub_gateway.auth import HubAuthenticator
-from qhub_gateway.bodies import LOOKED_AT, problem_with
+from qhub_gateway.bodies import LOOKED_AT, BodyTooLargeError, problem_with, whole
+from qhub_gateway.busy import BusyWatch
 from qhub_gateway.errors import LogElsewhereError, RequestRefusedError, TargetSilentError
 from qhub_gateway.lifetime import end_with_hub
 from qhub_gateway.limiting import DatabaseLimiter
-from qhub_gateway.limits import Use
+from qhub_gateway.limits import Holder, Use
 from qhub_gateway.metrics import ClusterFigures, GatewayMetrics, route_of
 from qhub_gateway.owners import OwnerWatch
-from qhub_gateway.records import patiently
+from qhub_gateway.records import is_over, patiently
 from qhub_gateway.rights import Action, Rights, may
 from qhub_gateway.sharing import KEY, Sharing
-from qhub_gateway.views import ClusterView, WorkerFacts, figures_of, view_of
+from qhub_gateway.views import ClusterView, WorkerFacts, figures_of, listed, view_of
+from qhub_gateway.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
     from qhub_gateway.backend import QHubGatewayBackend
@@ -113,6 +116,7 @@ class Api(LoggingConfigurable):
         authenticator = app["authenticator"]
         if isinstance(authenticator, HubAuthenticator):  # else there is nobody who could be asked
             tasks.append(asyncio.create_task(self._owner_watch(authenticator).run()))
+            tasks.append(asyncio.create_task(self._busy_watch(authenticator).run()))
         yield
         for task in tasks:
             task.cancel()
@@ -130,11 +134,19 @@ class Api(LoggingConfigurable):
             log=self.log,
         )
 
+    def _busy_watch(self, authenticator: HubAuthenticator) -> BusyWatch:
+        async def tell(name: str, server: str | None, what: str) -> None:
+            await authenticator.hub.busy(name, server, what)
+
+        clusters = self.backend.db.active_clusters
+        return BusyWatch(clusters, self.backend.request_of, tell, parent=self)
+
     # ---- what is there ----
 
-    def views(self) -> list[ClusterView]:
-        """Return every cluster that has not ended."""
-        return [self._view(cluster) for cluster in self.backend.db.active_clusters()]
+    @cached_property
+    def whereabouts(self) -> Whereabouts:
+        """Who says where dashboards are."""
+        return Whereabouts(self.backend.records, self.log)
 
     def _view(self, cluster: Any) -> ClusterView:  # noqa: ANN401 - dask-gateway's
         backend, limiter = self.backend, self.backend.limiter
@@ -168,12 +180,13 @@ class Api(LoggingConfigurable):
     def _figures(self) -> list[ClusterFigures]:
         return [
             figures_of(self._view(cluster), self.backend.request_of(cluster).owner.groups)
-            for cluster in self.backend.db.active_clusters()
+            for cluster in self.backend.db.name_to_cluster.values()
+            if not is_over(cluster)  # what is being ended takes its place until it is gone
         ]
 
-    def _uses(self) -> list[Use]:
+    def _uses(self, asker: Holder | None = None) -> list[Use]:
         limiter = self.backend.limiter
-        return limiter.uses() if isinstance(limiter, DatabaseLimiter) else []
+        return limiter.uses(asker) if isinstance(limiter, DatabaseLimiter) else []
 
     # ---- routes ----
 
@@ -185,8 +198,10 @@ class Api(LoggingConfigurable):
             raise web.HTTPForbidden(reason="You may see only your own clusters.")
         found = [
             self._told_of(cluster, user)
-            for cluster in self.backend.db.active_clusters()
-            if everyone or _may_look(user, cluster)
+            for cluster in listed(self.backend.db.name_to_cluster.values(), time.time())
+            if everyone
+            or cluster.username == user.name
+            or (not is_over(cluster) and _may_look(user, cluster))
         ]
         return _answer({"clusters": found, "may_see_all": rights.see})
 
@@ -226,9 +241,15 @@ class Api(LoggingConfigurable):
         """Say where a dashboard is, to its owner and whom they share it with."""
         cluster = self.backend.db.get_cluster(request.match_info["name"])
         allowed = cluster is not None and _may_look(request["user"], cluster)
-        if not allowed or not cluster.dashboard_address or not cluster.is_active():
+        try:
+            address = await self.whereabouts.dashboard(cluster) if allowed else None
+        except TargetSilentError as error:
+            raise web.HTTPServiceUnavailable(
+                reason="Where the dashboard is cannot be said now; try again in a moment."
+            ) from error
+        if address is None:
             raise web.HTTPNotFound(reason="There is no such dashboard.")
-        return _answer({"address": cluster.dashboard_address})
+        return _answer({"address": address})
 
     async def _logs(self, request: web.Request) -> web.Response:
         """Return the end of what a scheduler, or with ``?worker=NAME`` a worker, has written."""
@@ -267,11 +288,11 @@ class Api(LoggingConfigurable):
         if not getattr(request["user"], "rights", Rights(create=True)).create:
             raise web.HTTPForbidden(reason="You may not use clusters here.")
         try:
-            body = await request.content.read(_LARGEST_BODY_BYTES)
+            body = await whole(request.content.iter_any(), _LARGEST_BODY_BYTES)
             sharing = Sharing.asked(json.loads(body))
         except (ValueError, RecursionError) as error:
             raise web.HTTPUnprocessableEntity(reason="This is not JSON.") from error
-        except RequestRefusedError as error:
+        except (BodyTooLargeError, RequestRefusedError) as error:
             raise web.HTTPUnprocessableEntity(reason=str(error)) from error
         data = sharing.model_dump(mode="json")
 
@@ -293,7 +314,7 @@ class Api(LoggingConfigurable):
                 "used": use.used,
                 "limit": use.limit,
             }
-            for use in self._uses()
+            for use in self._uses(Holder(user.name, frozenset(user.groups)))
             if use.limit is not None
             and (
                 use.scope.kind == "everyone"
@@ -360,11 +381,15 @@ class Api(LoggingConfigurable):
             if problem is None:
                 return await handler(request)
 
+            of_cluster = route == "clusters/:name/heartbeat"
+
             async def refused(_: web.Request) -> web.Response:
+                if of_cluster:  # it has a cluster's own token, and whoever runs it reads no log
+                    name = request.match_info["cluster_name"]
+                    self.log.warning("a report of cluster %s is refused: %s", name, problem)
                 return web.json_response({"error": problem}, status=422)
 
             # who is nobody hears that first, as of any other request
-            of_cluster = route == "clusters/:name/heartbeat"
             answer: _Handler = api_handler(
                 refused, user_authenticated=not of_cluster, token_authenticated=of_cluster
             )

@@ -50,7 +50,8 @@ class GatewayUser(User):  # type: ignore[misc]  # dask-gateway has no types
     Attributes:
         rights: What they may do.
         identity: Their numbers, home and groups on every target.
-        here: The server they ask from; ``None`` if it is none of theirs.
+        here: What was chosen for the server they ask from; ``None`` if it is none of theirs.
+        server: That server's name.
         action: What this request does to a cluster.
     """
 
@@ -67,6 +68,7 @@ class GatewayUser(User):  # type: ignore[misc]  # dask-gateway has no types
         rights: Rights | None = None,
         identity: Identity | None = None,
         here: Here | None = None,
+        server: str | None = None,
         action: Action = Action.USE,
     ) -> None:
         """See the class."""
@@ -74,12 +76,14 @@ class GatewayUser(User):  # type: ignore[misc]  # dask-gateway has no types
         self.rights = rights or Rights()
         self.identity = identity
         self.here = here
+        self.server = server
         self.action = action
 
     @property
     def owner(self) -> Owner:
         """This person as the owner of a new cluster."""
-        return Owner(name=self.name, groups=tuple(sorted(self.groups)), identity=self.identity)
+        groups = tuple(sorted(self.groups))
+        return Owner(name=self.name, groups=groups, identity=self.identity, server=self.server)
 
     def has_permissions(self, cluster: Any) -> bool:  # noqa: ANN401 - a cluster of dask-gateway
         """Whether this request may do to a cluster what it is for."""
@@ -94,6 +98,7 @@ class GatewayUser(User):  # type: ignore[misc]  # dask-gateway has no types
             rights=self.rights,
             identity=self.identity,
             here=self.here,
+            server=self.server,
             action=action,
         )
 
@@ -287,6 +292,7 @@ class HubAuthenticator(JupyterHubAuthenticator):  # type: ignore[misc]
             rights=rights_of(asker, self._roles),
             identity=person.identity,
             here=person.servers.get(server) if server is not None else None,
+            server=server,
         )
 
 

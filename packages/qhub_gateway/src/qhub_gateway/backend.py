@@ -112,6 +112,7 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
         """,
     )
 
+    db_cluster_max_age: float
     limiter: Limiter | None = None
 
     @default("gateway_id")
@@ -151,6 +152,12 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
         # while it is away nobody reaches a scheduler
         self.config.Proxy.setdefault("proxy_status_period", _PROXY_SECONDS)
         self.people = People(parent=self)
+        self._workers_age = age = self.db_cluster_max_age
+        if self.people.most.counts_hours:
+            # the records of clusters that ended are what their hours are added up from
+            within = self.people.most.hours_within.seconds
+            self.db_cluster_max_age = max(age, within)
+        self.people.backends = frozenset(self.backends)
         self.api = Api(self)
         self.targets: dict[str, Target] = {}
         self._opened = asyncio.Event()
@@ -363,6 +370,14 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
             self.judging.fail(cluster, str(error))
             cluster.ready.set()
 
+    def is_cluster_ready_to_close(self, cluster: Cluster) -> bool:
+        """Whether a cluster is at its end.
+
+        Dask-Gateway waits for each worker. Here all are ended together, and one whose end its
+        target cannot confirm, as on a node that is dead, keeps nothing else running.
+        """
+        return bool(cluster.status == JobStatus.CLOSING)
+
     async def _cluster_to_closing(self, cluster: Cluster) -> None:
         """Close all workers in one transaction; they are ended with their scheduler."""
         closing = {"status": JobStatus.CLOSING, "target": JobStatus.CLOSING}
@@ -434,6 +449,7 @@ class QHubGatewayBackend(DBBackendBase):  # type: ignore[misc]  # dask-gateway h
     async def _check_timeouts(self) -> None:
         if self._opened.is_set():
             self.judging.check_timeouts()
+            self.records.thin(self._workers_age)
 
     async def do_check_clusters(self, clusters: Sequence[Cluster]) -> list[bool]:
         """Return for each cluster whether it may still come up; `Judging` does the rest."""

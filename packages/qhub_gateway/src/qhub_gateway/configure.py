@@ -13,6 +13,7 @@ from qhub_gateway.configuration import environment as variables_of
 from qhub_gateway.lifetime import RUN_BY
 from qhub_gateway.rights import CREATE_SCOPE, SEE_SCOPE, STOP_SCOPE
 from qhub_spawner.identity import SCOPE as IDENTITY_SCOPE
+from qhub_spawner.idle import BUSY_SCOPE
 
 __all__ = ["Run", "gateway", "page"]
 
@@ -78,6 +79,7 @@ def gateway(
     hub.custom_scopes = {
         **dict(_set(hub, "custom_scopes", {})),
         IDENTITY_SCOPE: {"description": "Read who people are: groups, numbers and servers"},
+        BUSY_SCOPE: {"description": "Tell what people's servers are busy with"},
         CREATE_SCOPE: {"description": "Make Dask clusters"},
         SEE_SCOPE: {"description": "See the Dask clusters of everyone"},
         STOP_SCOPE: {
@@ -85,7 +87,8 @@ def gateway(
             "subscopes": [SEE_SCOPE],
         },
     }
-    _add(hub, "load_roles", {"name": name, "services": [name], "scopes": [IDENTITY_SCOPE]})
+    scopes = [IDENTITY_SCOPE, BUSY_SCOPE]
+    _add(hub, "load_roles", {"name": name, "services": [name], "scopes": scopes})
     access = f"access:services!service={name}"
     if groups:
         role = {"name": f"{name}-users", "groups": list(groups), "scopes": [access]}

@@ -7,8 +7,7 @@ same function as for servers, so nothing can be had here that a server could not
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard, TypeVar
 
@@ -25,7 +24,7 @@ from qhub_spawner.profiles import BACKENDS, Option, Overrides
 from qhub_spawner.quantities import Cpu, Duration, Memory, Quantity
 from qhub_spawner.resources import Gpu
 
-__all__ = ["FIELDS", "build", "default_profile", "environment_choices", "offers_for"]
+__all__ = ["FIELDS", "build", "default_profile", "environment_choices", "offers_for", "startable"]
 
 FIELDS = (
     "profile",
@@ -68,6 +67,33 @@ _NAMES = TypeAdapter[str](VariableName)
 _VALUES = TypeAdapter[str](EnvironmentValue)
 
 _Q = TypeVar("_Q", bound=Quantity)
+
+
+def startable(catalogue: Catalogue, backends: Collection[str]) -> Catalogue:
+    """Return what of the profiles this gateway can start: each on the backends that it has.
+
+    Of several of a profile's blocks the first that is left is taken, whatever the profile's
+    ``policy``: a cluster's workers come and go for days, so that the estimate of one moment says
+    little. Of ``policy: ask`` a person chooses among those that are left.
+    """
+    found = (
+        profile.on([name for name in profile.backends if name in backends])
+        for profile in catalogue.profiles
+    )
+    return Catalogue(tuple(profile for profile in found if profile is not None))
+
+
+def _as_here(catalogue: Catalogue, here: Here | None) -> Catalogue:
+    """Return the profiles with the server's own on the backend where the server is, first of all.
+
+    There is the data that its notebook has, and the software that it was started with.
+    """
+    own = catalogue.get(here.profile) if here is not None else None
+    if here is None or own is None or here.backend not in own.backends[1:]:
+        return catalogue
+    order = (here.backend, *(name for name in own.backends if name != here.backend))
+    moved = own.on(order) or own
+    return Catalogue(tuple(moved if each is own else each for each in catalogue.profiles))
 
 
 def offers_for(
@@ -114,7 +140,7 @@ def build(
     """Decide what a person gets for what they ask.
 
     Args:
-        catalogue: All profiles.
+        catalogue: All profiles that this gateway can start: see :func:`startable`.
         owner: Who asks.
         asked: As it came over the wire: trusted in nothing. What is left out, or nothing, is as
             on the server it is asked from, and else as the profile says.
@@ -127,6 +153,7 @@ def build(
     """
     said = _said(asked)
     person = Person(owner.name, frozenset(owner.groups))
+    catalogue = _as_here(catalogue, here)
     offers = offers_for(catalogue, person, site, limits)
     offer = _offer(catalogue, offers, said.get("profile"), here)
     slug = offer.profile.slug
@@ -180,7 +207,7 @@ def _offer(catalogue: Catalogue, offers: Sequence[Offer], slug: object, here: He
     free = [offer.profile.slug for offer in offers]
     wanted = default_profile(offers, here) if slug is None else slug
     if wanted is None:
-        raise RequestRefusedError("There is no profile of which you may have a cluster.")
+        raise RequestRefusedError("There is no profile of which you may have a cluster here.")
     if not isinstance(wanted, str):
         raise RequestRefusedError(f"profile: {shown(wanted)} is not a text.", accepted=free)
     found = next((offer for offer in offers if offer.profile.slug == wanted), None)
@@ -188,7 +215,9 @@ def _offer(catalogue: Catalogue, offers: Sequence[Offer], slug: object, here: He
         message = f"You may not have a cluster of the profile {shown(wanted)}."
         raise RequestRefusedError(message, accepted=free)
     if found is None:
-        raise RequestRefusedError(f"There is no profile {shown(wanted)}.", accepted=free)
+        raise RequestRefusedError(
+            f"There is no profile {shown(wanted)} for clusters.", accepted=free
+        )
     return found
 
 
@@ -207,7 +236,11 @@ def _selection(
     wanted = _wanted_options(offer, said)
     inherited: dict[str, str] = {}
     if here is not None and here.profile == slug:
-        inherited = {name: value for name, value in here.options.items() if name not in wanted}
+        inherited = {
+            name: value
+            for name, value in here.options.items()
+            if name not in wanted and name in offer.profile.options
+        }
     tries = [{**inherited, **wanted}]
     if inherited:
         # the server may have been started with what its person may not have any more
@@ -380,7 +413,8 @@ def _amount(kind: type[_Q], name: str, said: Mapping[str, Any], *, most: _Q | No
 def _memory(name: str, said: Mapping[str, Any], *, most: Memory) -> Memory | None:
     """Read an amount of memory, of which a bare number is GiB as in other gateways."""
     value = said.get(name)
-    if _is_number(value) and math.isfinite(value) and 0 < value < 2**32:
+    # compared, and nothing else: a whole number may be too large to be made a float
+    if _is_number(value) and 0 < value < 2**32:
         value = f"{int(value * _GIB)} B"
     amount = _amount(Memory, name, {name: value}, most=most)
     if amount is not None and amount < min(LEAST_MEMORY, most):

@@ -8,12 +8,14 @@ have, and nothing of others. What was sent is only ever repeated through
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 __all__ = [
+    "HostRefusedError",
     "HubUnavailableError",
     "LimitReachedError",
     "LogElsewhereError",
+    "PersonUnclearError",
     "QHubGatewayError",
     "RequestRefusedError",
     "StartRefusedError",
@@ -57,6 +59,10 @@ class HubUnavailableError(QHubGatewayError):
     """The hub gave no usable answer: nothing may be concluded about anybody."""
 
 
+class PersonUnclearError(HubUnavailableError):
+    """The hub answers, and its answer about one person is of no use: of others it may be."""
+
+
 class TokenRefusedError(QHubGatewayError):
     """A token is not accepted; the text says why, without the token."""
 
@@ -79,7 +85,20 @@ class TargetFullError(QHubGatewayError):
 
 
 class TargetSilentError(QHubGatewayError):
-    """A target gave no usable answer: nothing was started, and nothing may be concluded."""
+    """A target gave no usable answer: nothing may be concluded.
+
+    Attributes:
+        started: Names of the jobs that were started all the same; of the others none was.
+    """
+
+    def __init__(self, words: str, *, started: Collection[str] = ()) -> None:
+        """See the class."""
+        self.started = frozenset(started)
+        super().__init__(words)
+
+
+class HostRefusedError(QHubGatewayError):
+    """A scheduler says that it is where its job is not; says what would be taken."""
 
 
 class LogElsewhereError(QHubGatewayError):

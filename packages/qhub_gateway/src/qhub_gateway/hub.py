@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 import aiohttp
 
-from qhub_gateway.errors import HubUnavailableError, TokenRefusedError
+from qhub_gateway.bodies import BodyTooLargeError, whole
+from qhub_gateway.errors import HubUnavailableError, PersonUnclearError, TokenRefusedError
 from qhub_gateway.requests import Here
 from qhub_spawner.identity import Identity, IdentityError, identity_of
 
@@ -61,7 +62,8 @@ class HubDoor:
 
     Args:
         api_url: The hub's API, e.g. ``http://127.0.0.1:8081/hub/api``.
-        token: The gateway's own; it needs the scope ``custom:qhub:identity``.
+        token: The gateway's own; it needs the scopes ``custom:qhub:identity`` and, for `busy`,
+            ``custom:qhub:busy``.
         tls: For a hub with internal TLS.
         timeout_seconds: How long an answer may take.
     """
@@ -109,7 +111,8 @@ class HubDoor:
         """Return who somebody is; ``None`` if the hub says that there is nobody of that name.
 
         Raises:
-            HubUnavailableError: There is no usable answer: nothing may be concluded.
+            PersonUnclearError: The answer about this person is of no use: nothing may be concluded.
+            HubUnavailableError: There is no answer: nothing may be concluded about anybody.
         """
         status, data = await self._get(
             f"/users/{quote(name, safe='')}/qhub/identity", self._token()
@@ -117,16 +120,16 @@ class HubDoor:
         if status == 404 and isinstance(data, dict) and data.get("message") == "no such user":  # noqa: PLR2004 - HTTP
             return None
         if status in {403, 404}:
-            raise HubUnavailableError(
+            raise PersonUnclearError(
                 f"the hub answered {status} to who {name!r} is: it needs qhub-spawner, and the "
                 "gateway's token the scope custom:qhub:identity"
             )
         if status != 200 or not isinstance(data, dict) or data.get("name") != name:  # noqa: PLR2004 - HTTP
-            raise HubUnavailableError(f"the hub answered {status} to who {name!r} is")
+            raise PersonUnclearError(f"the hub answered {status} to who {name!r} is")
         try:
             identity = identity_of({"qhub": data["identity"]} if data.get("identity") else None)
         except IdentityError as error:
-            raise HubUnavailableError(f"the identity of {name!r} is not usable: {error}") from error
+            raise PersonUnclearError(f"the identity of {name!r} is not usable: {error}") from error
         return HubPerson(
             name,
             _names(data.get("groups")),
@@ -135,7 +138,35 @@ class HubDoor:
             _servers(data.get("servers")),
         )
 
+    async def busy(self, name: str, server: str | None, what: str) -> None:
+        """Tell the hub what somebody's server is busy with; it is then not idle.
+
+        Args:
+            name: The person.
+            server: The server's name; ``None`` for all of theirs.
+            what: A phrase.
+
+        Raises:
+            HubUnavailableError: The hub does not take it.
+        """
+        path = f"/users/{quote(name, safe='')}/qhub/busy"
+        status, _ = await self._ask("POST", path, self._token(), {"what": what, "server": server})
+        if status in {403, 404}:
+            raise HubUnavailableError(
+                f"the hub answered {status} to what a server of {name!r} is busy with: it needs "
+                "qhub-spawner, and the gateway's token the scope custom:qhub:busy"
+            )
+        if status != 204:  # noqa: PLR2004 - HTTP
+            raise HubUnavailableError(
+                f"the hub answered {status} to what a server of {name!r} is busy with"
+            )
+
     async def _get(self, path: str, token: str) -> tuple[int, Any]:
+        return await self._ask("GET", path, token)
+
+    async def _ask(
+        self, method: str, path: str, token: str, said: object = None
+    ) -> tuple[int, Any]:
         if self._session is None:
             # the hub is asked as whoever has the token, never as a cookie says
             self._session = aiohttp.ClientSession(
@@ -143,14 +174,19 @@ class HubDoor:
             )
         headers = {"Authorization": f"token {token}", "Accept": "application/json"}
         try:
-            async with self._session.get(
+            async with self._session.request(
+                method,
                 self._api_url + path,
+                json=said,
                 headers=headers,
                 ssl=self._tls if self._tls is not None else True,
                 allow_redirects=False,
             ) as response:
-                body = await response.content.read(_LARGEST_ANSWER_BYTES)
+                body = await whole(response.content.iter_any(), _LARGEST_ANSWER_BYTES)
                 return response.status, _json(body)
+        except BodyTooLargeError as error:
+            most = _LARGEST_ANSWER_BYTES // 2**20
+            raise HubUnavailableError(f"the hub's answer is larger than {most} MiB") from error
         except (aiohttp.ClientError, OSError) as error:
             # the error's own text may hold the address, and never the headers
             raise HubUnavailableError(
@@ -180,5 +216,7 @@ def _servers(value: object) -> dict[str, Here]:
         options = chosen.get("options") if isinstance(chosen, dict) else None
         if isinstance(profile, str):
             texts = options.items() if isinstance(options, dict) else ()
-            found[name] = Here(profile, {k: v for k, v in texts if isinstance(v, str)})
+            chosen_options = {k: v for k, v in texts if isinstance(v, str)}
+            backend = chosen.get("backend")
+            found[name] = Here(profile, chosen_options, backend if isinstance(backend, str) else "")
     return found

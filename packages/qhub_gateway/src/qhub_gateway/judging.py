@@ -91,16 +91,23 @@ class Judging:
             ]
             self._lost(cluster, ended)
 
-    def _lost(self, cluster: Cluster, workers: Sequence[Worker]) -> None:
-        """Replace workers that ended by themselves; many that never came up count once."""
+    def _lost(self, cluster: Cluster, workers: Sequence[Worker], late: str = "") -> None:
+        """Replace workers that ended by themselves; many that never came up count once.
+
+        Args:
+            cluster: Whose they are.
+            workers: Those that ended, or came up too late.
+            late: Why they are given up although they run.
+        """
         if not workers:
             return
-        if any(worker.status < JobStatus.RUNNING for worker in workers):
+        never = [worker for worker in workers if worker.status < JobStatus.RUNNING]
+        if never:
             cluster.worker_start_failure_count += 1
-            self.records.words[cluster.name] = self.records.state_of(workers[0]).words
+            self.records.words[cluster.name] = late or self.records.state_of(never[0]).words
         backend = self.records.request_of(cluster).backend
         for worker in workers:
-            words = self.records.state_of(worker).words
+            words = late or self.records.state_of(worker).words
             self.log.info("worker %s ended: %s", worker.name, words)
             self.metrics.failed("worker", backend=backend, reason=reason_of(words))
         closing = JobStatus.STOPPED
@@ -143,7 +150,9 @@ class Judging:
                     and worker.target == JobStatus.RUNNING
                     and self._late(worker, now, self.patience.worker_start)
                 ]
-                self._lost(cluster, late)
+                patience = f"{self.patience.worker_start:g} s"
+                words = f"it ran for {patience} and did not join its scheduler; see its log"
+                self._lost(cluster, late, words)
 
     def _hold_to_limits(self) -> None:
         """End clusters whose hours are used up, and let others have what has become free."""

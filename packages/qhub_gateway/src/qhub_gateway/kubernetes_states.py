@@ -5,15 +5,17 @@ The words are the spawner's, who tells people of servers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ipaddress
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from qhub_gateway.targets.target import Phase, State
 from qhub_spawner.kubernetes.events import Told
 from qhub_spawner.kubernetes.pods import Pod, PodState
 from qhub_spawner.kubernetes.words import Granted, ending_words, stuck_words, waiting_words
 
-__all__ = ["ended", "state_of", "stuck"]
+__all__ = ["addresses_of", "ended", "plain_address", "state_of", "stuck"]
 
 _NO_SERVER = (
     ("the server ended", "it ended"),
@@ -50,6 +52,21 @@ def state_of(pod: Pod, events: Sequence[Told], *, now: datetime) -> State:
         return State(Phase.RUNNING, since=since)
     phase = Phase.QUEUED if since is None else Phase.RUNNING
     return State(phase, plain(waiting_words(pod, events, now=now)[0]), since)
+
+
+def addresses_of(pod: Mapping[str, Any]) -> frozenset[str]:
+    """Return the addresses of a pod as the API has it, v4 and v6; none until there is one."""
+    status = pod.get("status") or {}
+    texts = [status.get("podIP"), *(each.get("ip") for each in status.get("podIPs") or ())]
+    return frozenset(filter(None, map(plain_address, texts)))
+
+
+def plain_address(text: str | None) -> str:
+    """Return an address as it is written shortest; nothing where it is none."""
+    try:
+        return str(ipaddress.ip_address(text or ""))
+    except ValueError:
+        return ""
 
 
 def ended(pod: Pod | None, events: Sequence[Told]) -> State:

@@ -16,7 +16,6 @@ from qhub_gateway.requests import ClusterRequest
 
 __all__ = ["DatabaseLimiter", "Limiter", "Record"]
 
-_NEW = ""
 _MILLISECONDS = 1000
 
 
@@ -81,10 +80,8 @@ class DatabaseLimiter:
         """
         del user  # the owner stands in the request
         request = ClusterRequest.from_json(config.request)
-        scheduler, worker = amounts_of(request)
-        self._ledger().reserve_cluster(
-            _NEW, _holder(request), scheduler=scheduler, worker=worker, now=self._now()
-        )
+        scheduler, _ = amounts_of(request)
+        self._ledger().admit(_holder(request), scheduler=scheduler, now=self._now())
 
     def granted(self, cluster: Any, count: int) -> int:  # noqa: ANN401 - dask-gateway's
         """Return how many workers a cluster may have of the `count` that it wants.
@@ -110,25 +107,25 @@ class DatabaseLimiter:
         """Return clusters whose hours are used up, and why in words."""
         return self._ledger().exhausted(self._now())
 
-    def uses(self) -> list[Use]:
-        """Return what is in use of everything."""
-        return self._ledger().uses(self._now())
+    def uses(self, asker: Holder | None = None) -> list[Use]:
+        """Return what is in use of everything; of who asks also if that is nothing."""
+        return self._ledger().uses(self._now(), asker)
 
     def _grant(self, cluster: Any, count: int) -> Granted:  # noqa: ANN401
         active = sum(1 for worker in cluster.workers.values() if worker.is_active())
         if count <= active:
             return Granted(count)
-        found = self._ledger().room_for_workers(cluster.name, count - active)
+        found = self._ledger(past=False).room_for_workers(cluster.name, count - active)
         return Granted(active + found.count, found.words)
 
-    def _ledger(self) -> Ledger:
-        """Return who holds what now."""
+    def _ledger(self, *, past: bool = True) -> Ledger:
+        """Return who holds what now; the `past` is long, and only matters where hours count."""
         ledger = Ledger(self.limits)
-        counts_hours = self._counts_hours()
+        counts_hours = self.limits.counts_hours
         known: dict[str, ClusterRequest] = {}
         for cluster in self._clusters():
             over = self._over(cluster)
-            if over and not counts_hours:
+            if over and not (past and counts_hours):
                 continue
             request = known[cluster.name] = self._request(cluster)
             began = _began(cluster)
@@ -144,19 +141,13 @@ class DatabaseLimiter:
                 )
             elif began is not None and cluster.stop_time is not None:
                 ledger.remember(_holder(request), began, cluster.stop_time / _MILLISECONDS)
-        self._requests = known
+        self._requests = known if past or not counts_hours else self._requests | known
         self.short = {name: words for name, words in self.short.items() if name in known}
         return ledger
 
     def _request(self, cluster: Any) -> ClusterRequest:  # noqa: ANN401
         known = self._requests.get(cluster.name)
         return known or ClusterRequest.from_json(cluster.config["request"])
-
-    def _counts_hours(self) -> bool:
-        limits = self.limits
-        named = (*limits.members.values(), *limits.users.values(), *limits.groups.values())
-        every = (limits.user, limits.everyone, *named)
-        return any(limit.cluster_hours is not None for limit in every)
 
 
 def _holder(request: ClusterRequest) -> Holder:

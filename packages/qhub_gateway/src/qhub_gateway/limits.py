@@ -1,12 +1,11 @@
 """How much people, groups and all together may have: the rules, and the ledger that holds to them.
 
-The ledger is the only place where something is taken: a cluster or a worker is made after it was
-reserved here, under one lock, so that however many requests come at once no limit is passed.
+A ledger is made for one decision, from everything that the gateway's database holds, and is thrown
+away: `limiting` says how a decision and what is written for it cannot be parted.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, NamedTuple
@@ -76,6 +75,12 @@ class Limits(Model):
     """For all people together."""
     hours_within: Duration = Duration(30 * 86400)
     """Over which time cluster-hours are added up."""
+
+    @property
+    def counts_hours(self) -> bool:
+        """Whether any limit is about cluster-hours, so that the past matters."""
+        named = (*self.members.values(), *self.users.values(), *self.groups.values())
+        return any(each.cluster_hours is not None for each in (self.user, self.everyone, *named))
 
     def of_user(self, name: str, groups: Collection[str]) -> Limit:
         """Return the limit that holds for a person."""
@@ -175,9 +180,7 @@ class Use:
 @dataclass(slots=True)
 class _Held:
     holder: Holder
-    scheduler: Amount
     worker: Amount
-    workers: int = 0
     began: float | None = None
 
 
@@ -190,7 +193,7 @@ class _Total:
 
 
 class Ledger:
-    """Who holds what; every method is atomic, whatever thread or task calls it.
+    """Who holds what at one moment.
 
     Times are seconds since the epoch.
     """
@@ -198,52 +201,10 @@ class Ledger:
     def __init__(self, limits: Limits) -> None:
         """Begin with nothing held."""
         self.limits = limits
-        self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
         self._totals: dict[Scope, _Total] = {}
 
-    # ---- taking ----
-
-    def reserve_cluster(
-        self, cluster: str, holder: Holder, *, scheduler: Amount, worker: Amount, now: float
-    ) -> None:
-        """Take what a new cluster needs before it has workers: itself and its scheduler.
-
-        Raises:
-            LimitReachedError: A limit does not allow it; nothing is taken.
-            KeyError: There is a cluster of that name.
-        """
-        with self._lock:
-            self._refuse_known(cluster)
-            needed = replace(scheduler, clusters=1)
-            for scope, limit in self._limits_of(holder):
-                self._check_hours(scope, limit, now)
-                words = self._shortage(scope, limit, needed)
-                if words is not None:
-                    raise LimitReachedError(words)
-            self._add(cluster, _Held(holder, needed, replace(worker, workers=1)))
-
-    def reserve_workers(self, cluster: str, wanted: int) -> Granted:
-        """Take as many workers as the limits allow, at most `wanted`.
-
-        Raises:
-            KeyError: There is no such cluster.
-        """
-        with self._lock:
-            held = self._held[cluster]
-            granted = self._room(held, max(0, wanted))
-            held.workers += granted.count
-            self._change(held.holder, held.worker.times(granted.count))
-            return granted
-
-    def room_for_workers(self, cluster: str, wanted: int) -> Granted:
-        """Say how many workers could be taken now, and take none.
-
-        Raises:
-            KeyError: There is no such cluster.
-        """
-        with self._lock:
-            return self._room(self._held[cluster], max(0, wanted))
+    # ---- what there is ----
 
     def adopt(
         self,
@@ -255,92 +216,88 @@ class Ledger:
         workers: int = 0,
         began: float | None = None,
     ) -> None:
-        """Write down what is there already, after a restart; no limit is asked.
+        """Write down a cluster that is there; no limit is asked.
 
         Raises:
             KeyError: There is a cluster of that name.
         """
-        with self._lock:
-            self._refuse_known(cluster)
-            scheduler, worker = replace(scheduler, clusters=1), replace(worker, workers=1)
-            held = _Held(holder, scheduler, worker, began=began)
-            self._add(cluster, held)
-            held.workers = workers
-            self._change(holder, held.worker.times(workers))
+        if cluster in self._held:
+            msg = f"the cluster {cluster!r} is held already"
+            raise KeyError(msg)
+        held = _Held(holder, replace(worker, workers=1), began)
+        self._held[cluster] = held
+        taken = replace(scheduler, clusters=1).plus(held.worker.times(workers))
+        for scope in _scopes(holder):
+            total = self._totals.setdefault(scope, _Total())
+            total.amount = total.amount.plus(taken)
 
     def remember(self, holder: Holder, began: float, ended: float) -> None:
-        """Write down the time of a cluster that is over, after a restart."""
-        with self._lock:
-            for scope in _scopes(holder):
-                self._totals.setdefault(scope, _Total()).past.append((began, ended))
+        """Write down the time of a cluster that is over."""
+        for scope in _scopes(holder):
+            self._totals.setdefault(scope, _Total()).past.append((began, ended))
 
-    # ---- giving back ----
+    # ---- deciding ----
 
-    def began(self, cluster: str, now: float) -> None:
-        """Count the hours of a cluster from here on: its scheduler runs."""
-        with self._lock:
-            held = self._held.get(cluster)
-            if held is not None and held.began is None:
-                held.began = now
+    def admit(self, holder: Holder, *, scheduler: Amount, now: float) -> None:
+        """Let a new cluster be made, which has a scheduler and no workers yet.
 
-    def release_workers(self, cluster: str, count: int) -> None:
-        """Give workers back: those that are gone. A cluster that is not known has none."""
-        with self._lock:
-            held = self._held.get(cluster)
-            if held is not None:
-                count = min(max(0, count), held.workers)
-                held.workers -= count
-                self._change(held.holder, held.worker.times(-count))
+        Raises:
+            LimitReachedError: A limit does not allow it.
+        """
+        needed = replace(scheduler, clusters=1)
+        for scope, limit in self._limits_of(holder):
+            words = self._hours_words(scope, limit, now) or self._shortage(scope, limit, needed)
+            if words is not None:
+                raise LimitReachedError(words)
 
-    def release_cluster(self, cluster: str, now: float) -> None:
-        """Give a cluster back with all it has, and keep its hours; again is fine."""
-        with self._lock:
-            held = self._held.pop(cluster, None)
-            if held is None:
-                return
-            self._change(
-                held.holder, held.scheduler.plus(held.worker.times(held.workers)).times(-1)
-            )
-            if held.began is not None:
-                oldest = now - self.limits.hours_within.seconds
-                for scope in _scopes(held.holder):
-                    total = self._totals[scope]
-                    total.past = [each for each in total.past if each[1] > oldest]
-                    total.past.append((held.began, now))
+    def room_for_workers(self, cluster: str, wanted: int) -> Granted:
+        """Say how many workers a cluster can have more, at most `wanted`.
 
-    # ---- looking ----
-
-    def workers_of(self, cluster: str) -> int:
-        """Return how many workers a cluster has taken; 0 if it is not known."""
-        with self._lock:
-            held = self._held.get(cluster)
-            return held.workers if held is not None else 0
+        Raises:
+            KeyError: There is no such cluster.
+        """
+        return self._room(self._held[cluster], max(0, wanted))
 
     def exhausted(self, now: float) -> Mapping[str, str]:
         """Return running clusters whose hours are used up, and why in words."""
         found: dict[str, str] = {}
-        with self._lock:
-            for cluster, held in self._held.items():
-                for scope, limit in self._limits_of(held.holder):
-                    try:
-                        self._check_hours(scope, limit, now)
-                    except LimitReachedError as error:
-                        found.setdefault(cluster, str(error))
+        # to add up the hours of all people for each cluster again would take long
+        known: dict[tuple[Scope, float | None], str | None] = {}
+        for cluster, held in self._held.items():
+            for scope, limit in self._limits_of(held.holder):
+                key = scope, limit.cluster_hours
+                if key not in known:
+                    known[key] = self._hours_words(scope, limit, now)
+                words = known[key]
+                if words is not None:
+                    found.setdefault(cluster, words)
         return found
 
-    def uses(self, now: float) -> list[Use]:
-        """Return what is in use, for every scope that has a limit or holds something."""
-        with self._lock:
-            scopes = {*self._totals, Scope("everyone")}
-            scopes |= {Scope("group", name) for name in self.limits.groups}
-            groups = {held.holder.user: held.holder.groups for held in self._held.values()}
-            found: list[Use] = []
-            for scope in sorted(scopes):
-                limit = self._limit_of(scope, groups.get(scope.name, frozenset()))
-                found += self._uses_of(scope, limit, now)
-            return found
+    def uses(self, now: float, asker: Holder | None = None) -> list[Use]:
+        """Return what is in use, for every scope that has a limit or holds something.
 
-    # ---- under the lock ----
+        Args:
+            now: The time.
+            asker: Somebody who is told of in any case, as of their groups now.
+        """
+        groups: dict[str, frozenset[str]] = {}
+        for held in self._held.values():
+            # what a person may have is what the most generous of their groups says
+            groups[held.holder.user] = (
+                groups.get(held.holder.user, frozenset()) | held.holder.groups
+            )
+        scopes = {*self._totals, Scope("everyone")}
+        scopes |= {Scope("group", name) for name in self.limits.groups}
+        if asker is not None:
+            scopes.add(Scope("user", asker.user))
+            groups[asker.user] = asker.groups
+        found: list[Use] = []
+        for scope in sorted(scopes):
+            limit = self._limit_of(scope, groups.get(scope.name, frozenset()))
+            found += self._uses_of(scope, limit, now)
+        return found
+
+    # ---- counting ----
 
     def _uses_of(self, scope: Scope, limit: Limit, now: float) -> Iterator[Use]:
         total = self._totals.get(scope, _Total())
@@ -350,11 +307,6 @@ class Ledger:
             used = getattr(total.amount, resource) / worth
             yield Use(scope, resource, used, most / worth if most is not None else None)
         yield Use(scope, "cluster_hours", self._hours(scope, now), limit.cluster_hours)
-
-    def _refuse_known(self, cluster: str) -> None:
-        if cluster in self._held:
-            msg = f"the cluster {cluster!r} is held already"
-            raise KeyError(msg)
 
     def _limit_of(self, scope: Scope, groups: Collection[str]) -> Limit:
         if scope.kind == "user":
@@ -366,15 +318,6 @@ class Ledger:
     def _limits_of(self, holder: Holder) -> Iterator[tuple[Scope, Limit]]:
         for scope in _scopes(holder):
             yield scope, self._limit_of(scope, holder.groups)
-
-    def _add(self, cluster: str, held: _Held) -> None:
-        self._held[cluster] = held
-        self._change(held.holder, held.scheduler)
-
-    def _change(self, holder: Holder, amount: Amount) -> None:
-        for scope in _scopes(holder):
-            total = self._totals.setdefault(scope, _Total())
-            total.amount = total.amount.plus(amount)
 
     def _room(self, held: _Held, wanted: int) -> Granted:
         count, words = wanted, None
@@ -416,16 +359,18 @@ class Ledger:
         ]
         return sum(max(0.0, end - max(start, oldest)) for start, end in spans) / _HOUR
 
-    def _check_hours(self, scope: Scope, limit: Limit, now: float) -> None:
+    def _hours_words(self, scope: Scope, limit: Limit, now: float) -> str | None:
+        """Say that all hours are used up, if they are."""
         if limit.cluster_hours is None:
-            return
+            return None
         used = self._hours(scope, now)
-        if used >= limit.cluster_hours:
-            whose, who = scope.words()
-            raise LimitReachedError(
-                f"The limit {whose} is {limit.cluster_hours:g} cluster-hours in "
-                f"{self.limits.hours_within}: {who} used {used:.1f}, and you asked for more."
-            )
+        if used < limit.cluster_hours:
+            return None
+        whose, who = scope.words()
+        return (
+            f"The limit {whose} is {limit.cluster_hours:g} cluster-hours in "
+            f"{self.limits.hours_within}: {who} used {used:.1f}, and you asked for more."
+        )
 
 
 def _scopes(holder: Holder) -> tuple[Scope, ...]:

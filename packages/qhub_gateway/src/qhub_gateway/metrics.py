@@ -257,7 +257,7 @@ _REASONS = {
     "exited": ("exit code", "signal"),
     "node": ("node",),
     "silent": ("report",),
-    "not-started": ("failed to start", "refused", "not start"),
+    "not-started": ("failed to start", "refused", "not start", "not join"),
 }
 
 

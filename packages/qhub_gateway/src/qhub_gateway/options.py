@@ -26,7 +26,7 @@ class ProfileOptions(Options):  # type: ignore[misc]  # dask-gateway has no type
     """What one person may ask for.
 
     Args:
-        catalogue: All profiles.
+        catalogue: All profiles that the gateway can start.
         owner: Who asks.
         site: What this site allows clusters to be.
         here: The server that the request comes from.

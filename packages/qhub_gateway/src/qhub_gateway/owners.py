@@ -2,7 +2,8 @@
 
 Whoever is asked for is looked up at the hub. Only a plain answer counts: that there is nobody of
 that name, or that somebody who had an identity when the cluster was made has none any more, as
-`qhub_auth` leaves those who may not go on. Silence, or an answer that makes no sense, ends nothing.
+`qhub_auth` leaves those who may not go on. Silence, or an answer that makes no sense, ends nothing;
+an answer about one person that makes no sense keeps nobody else from being looked at.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
-from qhub_gateway.errors import HubUnavailableError
+from qhub_gateway.errors import HubUnavailableError, PersonUnclearError
 from qhub_gateway.hub import HubPerson
 from qhub_gateway.requests import Owner
 
@@ -44,7 +45,8 @@ class OwnerWatch:
 
     Args:
         clusters: Says which clusters there are, each with its owner.
-        person: Asks the hub who somebody is; raises HubUnavailableError where it says nothing.
+        person: Asks the hub who somebody is; raises HubUnavailableError where it says nothing,
+            PersonUnclearError where what it says of this person is of no use.
         end: Ends a cluster, with why in words.
         period: Seconds between two rounds.
         log: For administrators.
@@ -80,6 +82,9 @@ class OwnerWatch:
         for name in sorted({owner.name for _, owner in self._clusters()}):
             try:
                 person = await self._person(name)
+            except PersonUnclearError as error:
+                self._log.warning("%s; the clusters of %s go on", error, name)
+                continue
             except HubUnavailableError as error:
                 self._log.warning("%s; the clusters of everybody go on", error)
                 return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ from traitlets import Dict, default
 from traitlets.config import LoggingConfigurable
 
 from qhub_gateway.auth import GatewayUser
+from qhub_gateway.deciding import startable
 from qhub_gateway.limits import Limits
 from qhub_gateway.options import ProfileOptions
 from qhub_gateway.requests import Owner, Site
 from qhub_spawner.access import Limits as AccountLimits
 from qhub_spawner.catalogue import Catalogue, load
 from qhub_spawner.errors import ConfigurationError
+from qhub_spawner.profiles import BACKENDS
 
 __all__ = ["NO_RIGHT", "People"]
 
@@ -65,6 +67,9 @@ class People(LoggingConfigurable):
     account_limits: Callable[[str], Awaitable[AccountLimits | None]] | None = None
     """Asks Slurm's accounting about a person; set where there is a Slurm."""
 
+    backends: Collection[str] = BACKENDS
+    """Where this gateway starts clusters; what runs nowhere of it is not offered."""
+
     site: Site
     most: Limits
 
@@ -84,12 +89,13 @@ class People(LoggingConfigurable):
         self.most = Limits.model_validate(self.limits)
         self._stamp = self._stamp_of_file()
         self._catalogue = load(self.profiles, where="c.People.profiles")
+        self._startable: tuple[Catalogue, Collection[str], Catalogue] | None = None
 
     async def options(self, user: Any) -> ProfileOptions:  # noqa: ANN401 - of any authenticator
         """Return what somebody may ask for."""
         known = isinstance(user, GatewayUser)
         owner = user.owner if known else Owner(name=user.name, groups=tuple(sorted(user.groups)))
-        catalogue = await self.catalogue()
+        catalogue = self.startable(await self.catalogue())
         limits = None
         if self.account_limits is not None and any(p.slurm for p in catalogue.profiles):
             limits = await self.account_limits(owner.name)
@@ -117,6 +123,14 @@ class People(LoggingConfigurable):
                     error,
                 )
         return self._catalogue
+
+    def startable(self, catalogue: Catalogue) -> Catalogue:
+        """Return what of the profiles this gateway can start; worked out once for each list."""
+        known = self._startable
+        if known is None or known[0] is not catalogue or known[1] is not self.backends:
+            known = (catalogue, self.backends, startable(catalogue, self.backends))
+            self._startable = known
+        return known[2]
 
     def _stamp_of_file(self) -> tuple[int, int, int] | None:
         """Return what changes with the file of profiles; ``None`` without one, or while away."""

@@ -60,10 +60,27 @@ class Records:
         """Return what was decided about a cluster."""
         found = self._requests.get(cluster.name)
         if found is None:
-            found = self._requests[cluster.name] = ClusterRequest.from_json(
-                cluster.config["request"]
-            )
+            found = ClusterRequest.from_json(cluster.config["request"])
+            if not is_over(cluster):  # of what has ended nobody tells when it is looked at last
+                self._requests[cluster.name] = found
         return found
+
+    def thin(self, age_seconds: float) -> None:
+        """Drop the workers of clusters that ended so long ago; the clusters stay."""
+        before = timestamp() - age_seconds * 1000
+        old = [
+            cluster
+            for cluster in self.db.name_to_cluster.values()
+            if cluster.workers and cluster.stop_time is not None and cluster.stop_time < before
+        ]
+        if not old:
+            return
+        table = db_base.workers
+        with self.db.db.begin() as connection:
+            for cluster in old:
+                connection.execute(table.delete().where(table.c.cluster_id == cluster.id))
+        for cluster in old:
+            cluster.workers.clear()
 
     def forget(self, cluster: Cluster) -> None:
         """Keep nothing more in memory of a cluster that has ended."""
@@ -92,8 +109,16 @@ class Records:
 
     def refs(self, cluster: Cluster) -> list[JobRef]:
         """Return every job of a cluster that may not have ended."""
-        things = (cluster, *(w for w in cluster.workers.values() if w.status < JobStatus.STOPPED))
-        return [ref for ref in map(ref_of, things) if ref is not None]
+        return [ref for ref in map(ref_of, things_of(cluster)) if ref is not None]
+
+    def unplan_scheduler(self, cluster: Cluster) -> None:
+        """Note that a scheduler's job does not exist; what else is on record stays."""
+        state = {key: value for key, value in cluster.state.items() if key != "job"}
+        self.db.update_cluster(cluster, state=state)
+
+    def unplan_workers(self, workers: Iterable[Worker]) -> None:
+        """Note that workers have no jobs."""
+        self.db.update_workers([(worker, {"state": {}}) for worker in workers])
 
     def leaving(self, cluster: Cluster) -> list[Worker]:
         """Return workers whose walltime ends soon, so that each has a successor already."""
@@ -153,6 +178,12 @@ async def patiently(attempt: Callable[[], Awaitable[T]]) -> T:
 def is_over(thing: Cluster | Worker) -> bool:
     """Whether a cluster or worker has ended."""
     return bool(thing.status >= JobStatus.STOPPED)
+
+
+def things_of(cluster: Cluster) -> list[Cluster | Worker]:
+    """Return a cluster, for its scheduler, and its workers that may not have ended."""
+    workers = (each for each in cluster.workers.values() if each.status < JobStatus.STOPPED)
+    return [cluster, *workers]
 
 
 def ref_of(thing: Cluster | Worker) -> JobRef | None:

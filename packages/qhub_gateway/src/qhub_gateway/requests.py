@@ -87,10 +87,12 @@ class Here:
     Attributes:
         profile: The slug of its profile.
         options: What was chosen for each of the profile's options.
+        backend: Where it runs; empty if that is not known.
     """
 
     profile: str
     options: Mapping[str, str] = field(default_factory=dict)
+    backend: str = ""
 
 
 class Owner(Model):
@@ -102,6 +104,8 @@ class Owner(Model):
     """Their groups when the cluster was made."""
     identity: Identity | None = None
     """Their numbers, home and groups on every target."""
+    server: str | None = None
+    """The hub's name of the server that the cluster was made from; ``None`` if from none."""
 
 
 class Size(Model):

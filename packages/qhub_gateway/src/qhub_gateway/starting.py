@@ -15,7 +15,7 @@ from qhub_gateway.errors import (
     TargetFullError,
     TargetSilentError,
 )
-from qhub_gateway.metrics import GatewayMetrics
+from qhub_gateway.metrics import GatewayMetrics, reason_of
 from qhub_gateway.records import Records, ref_of
 from qhub_gateway.targets.target import ClusterSpec, JobRef, WorkerSpec
 
@@ -44,6 +44,7 @@ class Starting:
         self._waiting: dict[str, dict[str, Worker]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._over: dict[str, asyncio.Event] = {}
+        self._submitting: set[str] = set()
 
     async def close(self) -> None:
         """End background work; what was submitted goes on."""
@@ -53,8 +54,8 @@ class Starting:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def busy(self, cluster: Cluster) -> bool:
-        """Whether workers of a cluster are being submitted."""
-        return cluster.name in self._tasks
+        """Whether workers of a cluster are being submitted now, not waiting for room."""
+        return cluster.name in self._submitting
 
     async def settled(self, cluster: Cluster) -> None:
         """Wait until no worker of a cluster that is to end is being submitted."""
@@ -84,7 +85,7 @@ class Starting:
             # on record, but not its outcome: an earlier gateway, or a target that fell silent
             found = await target.find([ref])
         if cluster.target != JobStatus.RUNNING and found is None:
-            db.update_cluster(cluster, state={})
+            self.records.unplan_scheduler(cluster)
             return
         ref = found[0] if found else await target.start_scheduler(spec, ref)
         state = {**cluster.state, "job": ref.to_json()}
@@ -113,6 +114,7 @@ class Starting:
                 if not workers or cluster.target != JobStatus.RUNNING:
                     return
                 some, smaller = workers[:most], False
+                self._submitting.add(cluster.name)
                 try:
                     await self._submit(cluster, some)
                     most = min(_MOST, 2 * most)
@@ -125,6 +127,8 @@ class Starting:
                     self.log.warning("workers of cluster %s wait: %s", cluster.name, error)
                 except Exception:
                     self.log.exception("starting workers of cluster %s failed", cluster.name)
+                finally:
+                    self._submitting.discard(cluster.name)
                 left = self._due(workers)
                 self._waiting.setdefault(cluster.name, {}).update(
                     (worker.name, worker) for worker in left
@@ -164,7 +168,10 @@ class Starting:
         self.log.warning("workers of cluster %s: %s", cluster.name, error)
         self.records.words[cluster.name] = str(error)
         cluster.worker_start_failure_count += 1
-        self._unplan(workers)
+        self.records.unplan_workers(workers)
+        backend, reason = self.records.request_of(cluster).backend, reason_of(str(error))
+        for _ in workers:
+            self.metrics.failed("worker", backend=backend, reason=reason)
         failed = {"status": JobStatus.SUBMITTED, "target": JobStatus.FAILED}
         self.records.db.update_workers([(worker, failed) for worker in workers])
         self.records.put(workers)
@@ -180,7 +187,7 @@ class Starting:
                 continue
             refs = await target.find([each.ref for each in known])
             if refs is None:
-                self._unplan([by_name[each.name] for each in known])
+                self.records.unplan_workers([by_name[each.name] for each in known])
             else:
                 self._submitted([by_name[each.name] for each in known], refs)
         new = [worker.name for worker in workers if ref_of(worker) is None]
@@ -199,13 +206,23 @@ class Starting:
                 self._submitted(members, await target.start_workers(spec, group))
             except StartRefusedError as error:
                 self._refused(cluster, members, error)
+            except TargetSilentError as error:
+                # those that were started are judged, whatever the others wait for
+                there = [
+                    (member, each.ref)
+                    for member, each in zip(members, group, strict=True)
+                    if each.ref.name in error.started
+                ]
+                if there:
+                    started, refs = zip(*there, strict=True)
+                    self._submitted(started, refs)
+                raise
             except TargetFullError:
                 # names are for one submission of so many
-                self._unplan([member for other in groups for member in _not_yet(by_name, other)])
+                self.records.unplan_workers(
+                    [member for other in groups for member in _not_yet(by_name, other)]
+                )
                 raise
-
-    def _unplan(self, workers: Sequence[Worker]) -> None:
-        self.records.db.update_workers([(worker, {"state": {}}) for worker in workers])
 
     def _submitted(self, workers: Sequence[Worker], refs: Sequence[JobRef]) -> None:
         db = self.records.db

@@ -6,12 +6,14 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection
+from contextlib import suppress
 
 from dask_gateway_server.backends.db_base import Cluster, JobStatus, Worker
 from dask_gateway_server.utils import timestamp
 
 from qhub_gateway.errors import StopUnconfirmedError, TargetSilentError
-from qhub_gateway.records import Records, ref_of
+from qhub_gateway.records import Records, ref_of, things_of
+from qhub_gateway.searching import Searching, numbered, unnumbered
 from qhub_gateway.targets.target import JobRef, Phase, Target
 
 _GATHER_SECONDS = 0.02
@@ -32,12 +34,14 @@ class Stopping:
         """See the class."""
         self.records = records
         self.log = records.log
+        self.searching = Searching(records)
         self._starting = starting
         self._wanted: dict[str, set[Worker]] = defaultdict(set)
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def close(self) -> None:
         """End background work; another gateway asks again."""
+        await self.searching.close()
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -46,17 +50,24 @@ class Stopping:
     # ---- whole clusters ----
 
     async def cluster(self, cluster: Cluster) -> None:
-        """End every job of a cluster.
+        """End every job of a cluster, of which none is being submitted.
 
         Raises:
             StopUnconfirmedError: The target has not agreed yet; to be called again.
             TargetSilentError: It does not answer; to be called again.
         """
-        refs = self.records.refs(cluster)
-        if not refs:
+        if not self.records.refs(cluster):
             return
         target = self.records.target_of(cluster)
-        if not await self._ended(target, refs):
+        searches = self.searching.begin(target, things_of(cluster))
+        refs = numbered(target, self.records.refs(cluster))
+        failed = cluster.target == JobStatus.FAILED
+        await target.keep_logs(refs if failed else refs[:1])
+        over = await self._ended(target, refs)
+        if searches:
+            await asyncio.wait(searches, timeout=_STOP_SECONDS)
+        # one that was found is ended next time
+        if not over or set(self.records.refs(cluster)) - set(refs):
             msg = f"{target.name} has not confirmed yet that cluster {cluster.name} has ended"
             raise StopUnconfirmedError(msg)
         target.forget(refs)
@@ -112,23 +123,38 @@ class Stopping:
         workers = {
             worker for worker in self._wanted[target.name] if worker.status < JobStatus.STOPPED
         }
-        # of one that is just being submitted, the number is not known yet
-        ready = {
-            worker
-            for worker in workers
-            if worker.status > JobStatus.CREATED or not self._starting(worker.cluster)
-        }
-        refs = {ref: worker for worker in ready if (ref := ref_of(worker)) is not None}
+        ready = {worker for worker in workers if self._ready(target, worker)}
+        self.searching.begin(target, ready)
+        refs = numbered(target, [ref for ref in map(ref_of, ready) if ref is not None])
         left = [ref for ref in refs if target.state(ref).phase is not Phase.ENDED]
-        if left:
-            await target.stop(left)
-            try:
-                async with asyncio.timeout(1.0):
-                    await target.changed()
-            except TimeoutError:
-                pass
-        elif not ready:
+        failed = {ref_of(worker) for worker in ready if worker.target == JobStatus.FAILED}
+        await target.keep_logs([ref for ref in left if ref in failed])
+        try:
+            await self._ask(target, left)
+        finally:
+            # whatever it says of these, others may have ended
+            gone = self._note(target, ready)
+        return bool(gone)
+
+    def _ready(self, target: Target, worker: Worker) -> bool:
+        """Whether a worker can be ended; what is just being submitted has no outcome yet."""
+        ref = ref_of(worker)
+        known = ref is not None and not unnumbered(target, ref)
+        return (known and worker.status > JobStatus.CREATED) or not self._starting(worker.cluster)
+
+    @staticmethod
+    async def _ask(target: Target, left: Collection[JobRef]) -> None:
+        """Ask for the end of jobs, and wait a moment for it."""
+        if not left:
             await asyncio.sleep(0.1)
+            return
+        await target.stop(left)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await target.changed()
+
+    def _note(self, target: Target, ready: Collection[Worker]) -> list[Worker]:
+        """Put on record which workers have ended, and return them."""
         gone = [
             worker
             for worker in ready
@@ -143,4 +169,4 @@ class Stopping:
             worker for worker in self._wanted[target.name] if worker.status < JobStatus.STOPPED
         }
         self.records.put({worker.cluster for worker in gone})
-        return bool(gone)
+        return gone

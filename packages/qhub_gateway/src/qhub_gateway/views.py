@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +12,11 @@ from qhub_gateway.requests import ClusterRequest
 from qhub_gateway.targets.target import Phase, State
 from qhub_spawner.quantities import Memory
 
-__all__ = ["ClusterView", "WorkerFacts", "figures_of", "view_of"]
+__all__ = ["ClusterView", "WorkerFacts", "figures_of", "listed", "view_of"]
+
+_LATELY_SECONDS = 24 * 3600
+_MOST_FAILED = 5
+_MILLISECONDS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +154,32 @@ def view_of(  # noqa: PLR0913 - one cluster's facts by name
         seconds_left=left,
         dashboard=dashboard if state == "running" else None,
     )
+
+
+def listed(clusters: Iterable[Any], now: float) -> list[Any]:
+    """Return clusters to list: those that have not ended, and what failed within the last day.
+
+    Of what failed each person has the last five, so that a notebook that tries again and again
+    hides nothing; those that ended as they should are listed no more.
+
+    Args:
+        clusters: As dask-gateway's database has them: ``status``, ``username``, ``stop_time``.
+        now: The time, in seconds since 1970.
+    """
+    found, failed = [], []
+    for cluster in clusters:
+        if cluster.status.name == "FAILED":
+            ended = (cluster.stop_time or 0) / _MILLISECONDS
+            if now - ended < _LATELY_SECONDS:
+                failed.append(cluster)
+        elif cluster.status.name != "STOPPED":
+            found.append(cluster)
+    number: Counter[str] = Counter()
+    for cluster in sorted(failed, key=lambda one: one.stop_time, reverse=True):
+        number[cluster.username] += 1
+        if number[cluster.username] <= _MOST_FAILED:
+            found.append(cluster)
+    return found
 
 
 def figures_of(view: ClusterView, groups: Iterable[str]) -> ClusterFigures:

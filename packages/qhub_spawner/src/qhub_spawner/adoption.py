@@ -17,7 +17,8 @@ from jupyterhub.spawner import SpawnException
 from traitlets import Any as AnyTrait
 from traitlets import Bool
 
-from qhub_spawner.launch import StartFailedError
+from qhub_spawner import starting
+from qhub_spawner.launch import NoCapacityError, StartFailedError
 
 _ATTEMPT_SECONDS = 3.0
 _ADOPTION_SECONDS = 10.0
@@ -104,17 +105,36 @@ async def take_up(spawner: Any) -> int | None:
     return 1
 
 
+async def _resumed(spawner: Any) -> bool:
+    """Whether the server is up where an earlier hub began it; else it was given up there.
+
+    Raises:
+        StartFailedError: It did not start, and is tried nowhere else.
+    """
+    try:
+        address = await spawner.backend_server.resume()
+    except NoCapacityError as error:
+        await starting.go_elsewhere(spawner, spawner.backend_name, error)
+        return False
+    spawner.later = ()
+    spawner.place(address)
+    return True
+
+
 async def _finish(spawner: Any) -> None:
     """Do what remains of a start: `User.spawn` from the address on, and the route."""
     try:
-        spawner.place(await spawner.backend_server.resume())
+        if await _resumed(spawner):
+            spawner._waiting_for_response = True  # noqa: SLF001
+            await spawner.user._wait_up(spawner)  # noqa: SLF001
+        else:
+            # its token, certificates and hooks are the hub's to make anew
+            await spawner.user.spawn(spawner.name)
     except StartFailedError as error:
         spawner.last_failed = error.words
         failed = SpawnException(error.words, reason="start-failed", status_code=error.status_code)
         failed.jupyterhub_message = error.words
         raise failed from error
-    spawner._waiting_for_response = True  # noqa: SLF001
-    await spawner.user._wait_up(spawner)  # noqa: SLF001
     try:
         await spawner.user.settings["app"].proxy.add_user(spawner.user, spawner.name)
     except Exception:

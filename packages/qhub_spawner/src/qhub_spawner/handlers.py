@@ -23,7 +23,6 @@ from qhub_spawner.launch import AddressRefusedError, ServerAddress
 from qhub_spawner.runtime import SETTING, attach
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.\-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:.]{2,45}")
-_PHRASE = re.compile(r"[A-Za-z0-9 .,%-]{1,100}")
 _LARGEST_PORT = 65535
 
 
@@ -78,11 +77,9 @@ class BusyHandler(ServerHandler):
         """Take ``{"what": …}``, a phrase; 204."""
         spawner = self.spawner_of_token()
         body = self.get_json_body()
-        what = body.get("what") if isinstance(body, dict) else None
         if not isinstance(body, dict) or set(body) != {"what"}:
             raise web.HTTPError(400, "expected an object with what, and nothing else")
-        if not isinstance(what, str) or _PHRASE.fullmatch(what) is None:
-            raise web.HTTPError(400, "what: expected at most 100 plain characters on one line")
+        what = idle_handlers.phrase(body)
         rule = self.settings[SETTING].idle
         if rule is not None and spawner.ready:
             rule.told(spawner, what)

@@ -81,6 +81,8 @@ def _servers(user: Any) -> dict[str, Any]:
         found[name] = {
             "profile": chosen.get("profile"),
             "options": options if isinstance(options, dict) else {},
+            # of a profile with several it may be any of them, and may have become another
+            "backend": (record.state or {}).get("backend"),
         }
     return found
 

@@ -15,7 +15,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
 
 from jupyterhub.utils import url_path_join
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
@@ -24,6 +25,9 @@ from traitlets.config import LoggingConfigurable
 
 Busy = Callable[[Any], "Awaitable[str | None] | str | None"]
 """Takes a spawner; says what it is busy with, a phrase, or nothing."""
+
+BUSY_SCOPE = "custom:qhub:busy"
+"""The hub's scope for services that tell what people's servers are busy with."""
 
 _TOKEN_SECONDS = 3600
 _ASK_SECONDS = 10.0
@@ -36,27 +40,43 @@ class AnswerError(Exception):
     """A server does not say what it does: nothing is concluded from that."""
 
 
+class Answer(NamedTuple):
+    """What a server answered.
+
+    Attributes:
+        body: As JSON.
+        date: When, by the server's own clock; empty if it does not say.
+    """
+
+    body: Any
+    date: str = ""
+
+
 @dataclass
 class Use:
-    """What is known of one running server's use; times are aware UTC.
+    """What is known of one running server's use; times are of the monotonic clock.
+
+    The clocks of hub and servers may be stepped, or differ: between two of them nothing is counted.
 
     Attributes:
         active: When it was last known to be used.
         busy: What it was busy with when it was asked last; empty if with nothing.
         extended: Until when its person wants it kept.
-        asked: When it was asked, by the monotonic clock.
+        asked: When it was asked.
         known: Whether its last answer was one.
         silences: How often in a row it did not answer.
-        told: What it said of itself, and when by the monotonic clock.
+        told: What it said of itself, and when.
+        last: Its own time of its last activity, and when it said so.
     """
 
-    active: datetime
+    active: float
     busy: str = ""
-    extended: datetime | None = None
+    extended: float | None = None
     asked: float = 0.0
     known: bool = False
     silences: int = 0
     told: tuple[str, float] = ("", 0.0)
+    last: tuple[str, float] = ("", 0.0)
     token: tuple[str, float] = field(default=("", 0.0), repr=False)
 
 
@@ -115,8 +135,6 @@ class IdleRule(LoggingConfigurable):
         """Look again and again; cancel to end."""
         while True:
             await asyncio.sleep(self.check_interval)
-            if not self.timeout:
-                continue
             try:
                 await self.look()
             except Exception:
@@ -127,10 +145,19 @@ class IdleRule(LoggingConfigurable):
         spawners = self._ready()
         for key in self._uses.keys() - spawners.keys():
             del self._uses[key]
+        self._keep_promises(spawners)
+        if not self.timeout:
+            return
         due = [key for key in spawners if self._due(self._use(key, spawners[key]))]
         for start in range(0, len(due), 20):
             batch = due[start : start + 20]
             await asyncio.gather(*(self._look_at(key, spawners[key]) for key in batch))
+
+    def _keep_promises(self, spawners: Mapping[tuple[str, str], Any]) -> None:
+        """Have everybody else spare the servers, too, that their people want kept."""
+        for key, use in self._uses.items():
+            if use.extended is not None and use.extended > time.monotonic():
+                self._record(spawners[key])
 
     def _ready(self) -> dict[tuple[str, str], Any]:
         return {
@@ -144,33 +171,30 @@ class IdleRule(LoggingConfigurable):
         if key not in self._uses:
             # a hub that has just started knows nothing: the time begins about now
             started = _aware(getattr(spawner.orm_spawner, "started", None))
-            self._uses[key] = Use(active=max(datetime.now(UTC) - self._grace, started))
+            age = max(0.0, (datetime.now(UTC) - started).total_seconds())
+            self._uses[key] = Use(active=time.monotonic() - min(age, 60.0, self.timeout / 2))
         return self._uses[key]
-
-    @property
-    def _grace(self) -> timedelta:
-        return timedelta(seconds=min(60.0, self.timeout / 2))
 
     def _due(self, use: Use) -> bool:
         """Whether it could be idle, and has not been asked just now."""
-        quiet = (datetime.now(UTC) - use.active).total_seconds()
+        quiet = time.monotonic() - use.active
         since = time.monotonic() - use.asked if use.asked else float("inf")
         if use.silences:  # it did not answer: ask again, less and less often
             return since > min(_UNKNOWN_SECONDS * 2.0**use.silences, self.timeout / 2)
         return quiet >= self.timeout / 2 and since >= min(self.timeout / 2, self._left(use))
 
     def _left(self, use: Use) -> float:
-        return max(0.0, (self.ends_at(use) - datetime.now(UTC)).total_seconds())
+        return max(0.0, self.ends_at(use) - time.monotonic())
 
-    def ends_at(self, use: Use) -> datetime:
-        """Return when a server is ended if nobody uses it until then."""
-        ends = use.active + timedelta(seconds=self.timeout)
+    def ends_at(self, use: Use) -> float:
+        """Return when a server is ended if nobody uses it until then, by the monotonic clock."""
+        ends = use.active + self.timeout
         return max(ends, use.extended) if use.extended is not None else ends
 
     async def _look_at(self, key: tuple[str, str], spawner: Any) -> None:
         use = self._uses[key]
         await self.refresh(spawner, use)
-        if not use.known or use.busy or self.ends_at(use) > datetime.now(UTC):
+        if not use.known or use.busy or self.ends_at(use) > time.monotonic():
             return
         if not spawner.ready or spawner.pending:
             return
@@ -205,21 +229,21 @@ class IdleRule(LoggingConfigurable):
             return
         use.known, use.busy, use.silences = True, busy, 0
         if busy:
-            active = datetime.now(UTC)
-            self._record(spawner, active)
+            active = time.monotonic()
+            self._record(spawner)
         use.active = max(use.active, active)
 
-    async def _asked(self, spawner: Any, use: Use) -> tuple[datetime, str]:
+    async def _asked(self, spawner: Any, use: Use) -> tuple[float, str]:
         what, when = use.told
         if what and time.monotonic() - when < _TOLD_SECONDS:
-            return datetime.now(UTC), what
+            return use.active, what
         for says in (self._jobs, *self.busy_with):
             said = says(spawner)
             if isinstance(said, Awaitable):
                 said = await said
             if said:
-                return datetime.now(UTC), said
-        kernels = await self._get(spawner, use, "api/kernels?no_track_activity=1")
+                return use.active, said
+        kernels = (await self._get(spawner, use, "api/kernels?no_track_activity=1")).body
         if not isinstance(kernels, list):
             raise AnswerError("its list of kernels is none")
         working = sum(
@@ -228,19 +252,19 @@ class IdleRule(LoggingConfigurable):
             if isinstance(kernel, dict)
         )
         if working:
-            return datetime.now(UTC), "a kernel runs" if working == 1 else f"{working} kernels run"
+            return use.active, "a kernel runs" if working == 1 else f"{working} kernels run"
         status = await self._get(spawner, use, "api/status")
-        if not isinstance(status, dict) or "last_activity" not in status:
+        if not isinstance(status.body, dict) or "last_activity" not in status.body:
             raise AnswerError("its status has no last_activity")
         # the newest of kernels' and terminals' output and of what a person did, without polling
-        return datetime.fromisoformat(str(status["last_activity"])), ""
+        return _used(use, str(status.body["last_activity"]), status.date), ""
 
     def told(self, spawner: Any, what: str) -> None:
-        """Take what a server says of its own work, see `qhub_spawner.work`."""
+        """Take what a server is at work at: from itself (`qhub_spawner.work`) or from a service."""
         use = self._use((spawner.user.name, spawner.name), spawner)
-        now = datetime.now(UTC)
-        use.told, use.active = (what, time.monotonic()), now
-        self._record(spawner, now)
+        use.active = time.monotonic()
+        use.told, use.busy, use.known = (what, use.active), what, True
+        self._record(spawner)
 
     def _jobs(self, spawner: Any) -> str | None:
         """Say which job of the person's own, submitted since the server started, is not over."""
@@ -259,7 +283,7 @@ class IdleRule(LoggingConfigurable):
         """Return Slurm's queue as the hub knows it; the runtime puts its own here."""
         return None
 
-    async def _get(self, spawner: Any, use: Use, path: str) -> Any:
+    async def _get(self, spawner: Any, use: Use, path: str) -> Answer:
         url = url_path_join(spawner.server.url, path)
         request = HTTPRequest(
             url,
@@ -271,7 +295,7 @@ class IdleRule(LoggingConfigurable):
         answer = await AsyncHTTPClient().fetch(request, raise_error=False)
         if answer.code != 200:  # noqa: PLR2004 - HTTP
             raise AnswerError(f"{path} answered {answer.code}")
-        return json.loads(answer.body)
+        return Answer(json.loads(answer.body), answer.headers.get("Date", ""))
 
     def _token(self, spawner: Any, use: Use) -> str:
         if spawner.api_token:  # the server's own; a hub that was restarted has only its digest
@@ -285,9 +309,9 @@ class IdleRule(LoggingConfigurable):
             use.token = token, time.monotonic() + _TOKEN_SECONDS * 0.9
         return token
 
-    def _record(self, spawner: Any, active: datetime) -> None:
-        """Tell the hub, and so everybody who asks it, that the server is used."""
-        naive = active.replace(tzinfo=None)
+    def _record(self, spawner: Any) -> None:
+        """Tell the hub, and so everybody who asks it, that the server is used now."""
+        naive = datetime.now(UTC).replace(tzinfo=None)
         orm = spawner.orm_spawner
         if orm is not None and (orm.last_activity is None or orm.last_activity < naive):
             orm.last_activity = naive
@@ -302,15 +326,14 @@ class IdleRule(LoggingConfigurable):
             await self.refresh(spawner, use)
         if not self.timeout:
             return {"timeout_seconds": None, "ends_at": None, "seconds_left": None}
-        ends = self.ends_at(use)
         return {
             "timeout_seconds": self.timeout,
-            "last_used": use.active.isoformat(timespec="seconds"),
+            "last_used": _time_of_day(use.active),
             "busy": use.busy or None,
             "known": use.known,
-            "ends_at": None if use.busy else ends.isoformat(timespec="seconds"),
+            "ends_at": None if use.busy else _time_of_day(self.ends_at(use)),
             "seconds_left": None if use.busy else round(self._left(use)),
-            "extended_until": use.extended.isoformat(timespec="seconds") if use.extended else None,
+            "extended_until": None if use.extended is None else _time_of_day(use.extended),
             "max_extension_seconds": self.max_extension,
         }
 
@@ -324,20 +347,55 @@ class IdleRule(LoggingConfigurable):
             msg = f"{seconds:g} s: expected more than 0 and at most {self.max_extension:g} s"
             raise ValueError(msg)
         use = self._use((spawner.user.name, spawner.name), spawner)
-        use.extended = datetime.now(UTC) + timedelta(seconds=seconds)
-        self._record(spawner, datetime.now(UTC))
-        self.log.info("%s is kept until %s", spawner._log_name, use.extended.isoformat())  # noqa: SLF001
+        use.extended = time.monotonic() + seconds
+        self._record(spawner)
+        self.log.info("%s is kept until %s", spawner._log_name, _time_of_day(use.extended))  # noqa: SLF001
 
     def state(self, spawner: Any) -> Mapping[str, Any]:
         """Return what must outlive the hub."""
         use = self._uses.get((spawner.user.name, spawner.name))
-        return {"extended": use.extended.isoformat()} if use and use.extended else {}
+        if use is None or use.extended is None:
+            return {}
+        return {"extended": _time_of_day(use.extended)}
 
     def restore(self, spawner: Any, state: Mapping[str, Any]) -> None:
         """Take up what an earlier hub promised."""
         if state.get("extended"):
             use = self._use((spawner.user.name, spawner.name), spawner)
-            use.extended = datetime.fromisoformat(str(state["extended"]))
+            until = datetime.fromisoformat(str(state["extended"]))
+            left = (until - datetime.now(UTC)).total_seconds()
+            use.extended = time.monotonic() + min(left, self.max_extension)
+
+
+def _used(use: Use, last: str, date: str) -> float:
+    """Return when a server was used, by our clock, from what it says by its own.
+
+    Args:
+        use: What is known of it; takes note of the answer.
+        last: When it was used, ISO 8601.
+        date: When it said so, as HTTP has it.
+
+    Raises:
+        AnswerError: It does not say what time it has.
+        ValueError: A time is none.
+    """
+    now = time.monotonic()
+    before, when = use.last
+    try:
+        quiet = (parsedate_to_datetime(date) - datetime.fromisoformat(last)).total_seconds()
+    except TypeError as error:
+        raise AnswerError("its answer has no Date, or its last_activity no time zone") from error
+    use.last = last, now
+    if last == before:
+        return use.active  # nothing since it was asked last, wherever its clock has gone
+    # it was used since it was asked last, if it was
+    return now - max(0.0, min(quiet, now - when) if before else quiet)
+
+
+def _time_of_day(monotonic: float) -> str:
+    """Return what the hub's clock says at a time of the monotonic one, ISO 8601."""
+    at = datetime.now(UTC) + timedelta(seconds=monotonic - time.monotonic())
+    return at.isoformat(timespec="seconds")
 
 
 def _aware(naive: datetime | None) -> datetime:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.resources import files
 from typing import Any
 
 from jupyterhub.apihandlers.base import APIHandler
 from jupyterhub.handlers.base import BaseHandler
-from jupyterhub.scopes import needs_scope
+from jupyterhub.scopes import Scope, needs_scope
 from tornado import web
 
-from qhub_spawner.idle import IdleRule
+from qhub_spawner.idle import BUSY_SCOPE, IdleRule
 from qhub_spawner.runtime import SETTING
 
+_PHRASE = re.compile(r"[A-Za-z0-9 .,%-]{1,100}")
 _CHOICES_SECONDS = (3600, 4 * 3600, 12 * 3600)
 
 
@@ -30,6 +32,55 @@ def _running(user: Any, server_name: str) -> Any:
     if spawner is None or not spawner.ready:
         raise web.HTTPError(404, f"the server {server_name!r} does not run")
     return spawner
+
+
+def phrase(body: object) -> str:
+    """Return what somebody says that a server is busy with.
+
+    Raises:
+        HTTPError: It is no phrase.
+    """
+    what = body.get("what") if isinstance(body, dict) else None
+    if not isinstance(what, str) or _PHRASE.fullmatch(what) is None:
+        raise web.HTTPError(400, "what: expected at most 100 plain characters on one line")
+    return what
+
+
+class WorkHandler(APIHandler):  # type: ignore[misc]  # jupyterhub has no types
+    """``POST /api/users/:name/qhub/busy``: a service tells that something of a person works.
+
+    Tokens only, no cookies; the scope exists only where a service is configured, so it is looked at
+    by hand.
+    """
+
+    _accept_cookie_auth = False
+
+    async def prepare(self) -> None:
+        """Let in only who has the scope."""
+        await super().prepare()
+        if not self.current_user:
+            raise web.HTTPError(403, "Missing or invalid credentials.")
+        if getattr(self, "parsed_scopes", {}).get(BUSY_SCOPE) is not Scope.ALL:
+            raise web.HTTPError(403, f"this needs a token with the scope {BUSY_SCOPE}")
+
+    async def post(self, user_name: str) -> None:
+        """Take ``{"what": …, "server": …}``; 204, whether a server of theirs runs or not.
+
+        Without a server, or with null, it is all of theirs.
+        """
+        body = self.get_json_body()
+        if not isinstance(body, dict) or not {"what"} <= set(body) <= {"what", "server"}:
+            raise web.HTTPError(400, "expected an object with what and server, and nothing else")
+        what, server = phrase(body), body.get("server")
+        if server is not None and not isinstance(server, str):
+            raise web.HTTPError(400, "server: expected a server's name, or null for all")
+        user, rule = self.find_user(user_name), _rule(self)
+        if user is None:
+            raise web.HTTPError(404)
+        for name, spawner in list(user.spawners.items()):
+            if server in {None, name} and spawner.ready and hasattr(spawner, "backend_server"):
+                rule.told(spawner, what)
+        self.set_status(204)
 
 
 class IdleHandler(APIHandler):  # type: ignore[misc]  # jupyterhub has no types
@@ -110,6 +161,7 @@ def _extend(handler: Any, spawner: Any, seconds: float) -> None:
 
 
 ROUTES = [
+    (r"/api/users/([^/]+)/qhub/busy", WorkHandler),
     (r"/api/users/([^/]+)/qhub/idle", IdleHandler),
     (r"/api/users/([^/]+)/qhub/idle/([^/]*)", IdleHandler),
 ]

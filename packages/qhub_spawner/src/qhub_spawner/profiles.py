@@ -11,7 +11,7 @@ person fill in one field, which is then held to that field's own rule as well.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -230,6 +230,16 @@ class Profile(Model):
     def backends(self) -> tuple[BackendName, ...]:
         """The backends it can run on, in the order they were written."""
         return self._backends or tuple(name for name in BACKENDS if getattr(self, name) is not None)
+
+    def on(self, backends: Sequence[str]) -> Profile | None:
+        """Return this profile on those of its backends only, in that order; ``None`` on none."""
+        usable = tuple(name for name in backends if name in self.backends)
+        if not usable:
+            return None
+        others: dict[str, None] = {name: None for name in BACKENDS if name not in usable}
+        profile = self.model_copy(update=others)
+        profile._backends = usable  # noqa: SLF001 - our own kind
+        return profile
 
     def merged(self, overrides: Overrides) -> Profile:
         """Return this profile with ``overrides`` laid over it; see :class:`Overrides` for how."""

@@ -91,6 +91,8 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
     last_ended: str = ""
     last_failed: str = ""
     notes: list[str]
+    # the backends that are left to try while a server starts
+    later: tuple[str, ...] = ()
     backend_server: BackendServer | None = None
     forgotten: asyncio.Event | None = None
     _backend_name: str = ""
@@ -124,6 +126,11 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
             attach(settings["app"], type(self))
         runtime: HubRuntime = settings[SETTING]
         return runtime
+
+    @property
+    def backend_name(self) -> str:
+        """Where the server is, or is being started; empty where there is none."""
+        return self._backend_name if self.backend_server is not None else ""
 
     @property
     def person(self) -> Person:
@@ -208,7 +215,8 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         """
         selection = self.selection or await self.decide(self.user_options)
         self.last_ended = self.last_failed = ""
-        self.notes = []
+        if not self.later:  # else an earlier hub has begun, and told already
+            self.notes = []
         try:
             address = await starting.start(self, selection)
         except SelectionError as error:
@@ -307,6 +315,8 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
             state["backend"] = self._backend_name
             state["qhub"] = self.backend_server.state()
             state["token_digest"] = self._token_digest
+            if not self.server_is_placed():
+                state["later"], state["notes"] = [*self.later], [*self.notes]
             if self.runtime.idle is not None:
                 state["idle"] = dict(self.runtime.idle.state(self))
         if self.last_ended:
@@ -325,6 +335,8 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
             self._backend_name = str(state["backend"])
             self.backend_server = self.runtime.backend(self._backend_name).server(self)
             self.backend_server.restore(state["qhub"])
+            self.later = tuple(map(str, state.get("later", ())))
+            self.notes = [*map(str, state.get("notes", ()))]
             self._recorded_digest = str(state.get("token_digest", ""))
             if self.runtime.idle is not None:
                 self.runtime.idle.restore(self, state.get("idle") or {})
@@ -342,8 +354,10 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         self.backend_server = None
         self.selection = None
         self._recorded_digest = ""
-        if self.forgotten is not None:
-            self.forgotten.set()
+        if self._stop_pending:  # and not before a start, which may go on with an earlier one
+            self.later = ()
+            if self.forgotten is not None:
+                self.forgotten.set()
 
     def owns_token(self, token: str) -> bool:
         """Whether `token` is the server's own, given to it by this hub or an earlier one."""

@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     from qhub_spawner.spawner import QHubSpawner
 
 PLACES = {"slurm": "Slurm", "kubernetes": "Kubernetes", "local": "the hub's own machine"}
+_TRYING = " Trying "
 
 
 async def start(spawner: QHubSpawner, selection: Selection) -> ServerAddress:
     """Start what was selected, and return where it listens.
 
     A profile with several backends goes on to the next one where there is no room, unless the
-    person chose the backend themselves.
+    person chose the backend themselves. What is left to try stands in `QHubSpawner.later`, and on
+    record: a start that an earlier hub began goes on from there.
 
     Raises:
         StartFailedError: It did not start; says why, of every backend that was tried.
@@ -42,21 +44,35 @@ async def start(spawner: QHubSpawner, selection: Selection) -> ServerAddress:
     order = [selection.backend, *(each for each in selection.backends if each != selection.backend)]
     if selection.profile.policy == "ask":
         order = order[:1]
-    said: list[str] = []
-    for at, name in enumerate(order):
-        left = order[at + 1 :]
-        try:
-            return await _start_on(spawner, selection, name, identity, alternatives=bool(left))
-        except NoCapacityError as error:
-            place = PLACES[name][:1].upper() + PLACES[name][1:]
-            said.append(f"{place} has no room now: {error.words}")
-            if not left:
-                raise NoCapacityError(" ".join(said), status_code=error.status_code) from error
-            spawner.log.warning("%s starts on %s: %s", spawner._log_name, left[0], said[-1])  # noqa: SLF001
-            await _give_up(spawner)
-            spawner.notes.append(f"{said[-1]} Trying {PLACES[left[0]]} instead.")
+    order = [name for name in spawner.later if name in order] or order
+    try:
+        for at, name in enumerate(order):
+            spawner.later = tuple(order[at + 1 :])
+            try:
+                return await _start_on(spawner, selection, name, identity)
+            except NoCapacityError as error:
+                await go_elsewhere(spawner, name, error)
+    finally:
+        spawner.later = ()
     msg = "the selection names no backend"
     raise AssertionError(msg)
+
+
+async def go_elsewhere(spawner: QHubSpawner, name: str, error: NoCapacityError) -> None:
+    """Give up what was begun on a backend without room, and tell where it is tried next.
+
+    Raises:
+        NoCapacityError: There is nowhere else; says why, of every backend that was tried.
+        StartFailedError: It cannot be given up.
+    """
+    place = PLACES[name][:1].upper() + PLACES[name][1:]
+    why = f"{place} has no room now: {error.words}"
+    if not spawner.later:
+        said = [note.rpartition(_TRYING)[0] for note in spawner.notes]
+        raise NoCapacityError(" ".join([*said, why]), status_code=error.status_code) from error
+    spawner.log.warning("%s starts on %s: %s", spawner._log_name, spawner.later[0], why)  # noqa: SLF001
+    await _give_up(spawner)
+    spawner.notes.append(f"{why}{_TRYING}{PLACES[spawner.later[0]]} instead.")
 
 
 async def _start_on(
@@ -64,8 +80,6 @@ async def _start_on(
     selection: Selection,
     name: BackendName,
     identity: Identity | None,
-    *,
-    alternatives: bool,
 ) -> ServerAddress:
     if name == "slurm":
         account_name(spawner.user.name)
@@ -78,7 +92,7 @@ async def _start_on(
         argv=(*spawner.cmd, *spawner.get_args()),
         grace_seconds=spawner.stop_grace,
         identity=identity,
-        alternatives=alternatives,
+        alternatives=bool(spawner.later),
     )
     assert spawner.backend_server is not None  # noqa: S101 - just made
     return await spawner.backend_server.start(launch)

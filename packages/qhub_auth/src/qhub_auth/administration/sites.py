@@ -8,19 +8,20 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from traitlets.config.loader import Config, ConfigFileNotFound, PyFileConfigLoader
+from traitlets.config.loader import Config
 from traitlets.traitlets import TraitError
 
 from qhub_auth.authenticator import KeycloakAuthenticator
 from qhub_auth.directory import Directory, PersonFacts
-from qhub_auth.errors import ConfigurationError, RefusedError, shown
+from qhub_auth.errors import ConfigurationError, RefusedError
 from qhub_auth.homes.ensuring import Folders
 from qhub_auth.keycloak.admin import KeycloakAdmin
 from qhub_auth.keycloak.snapshot import Realm
 from qhub_auth.login.admission import Admission
-from qhub_auth.login.rules import decide
+from qhub_auth.login.rules import Rules
 from qhub_auth.numbers.identities import Identities
 from qhub_auth.numbers.resolving import with_shares
+from qhub_auth.settings_file import read_settings
 from qhub_auth.sync.reading import read_everything
 
 __all__ = ["Everybody", "Site"]
@@ -35,12 +36,16 @@ class Everybody:
         people: What Keycloak says of everybody, by sub.
         names: Their names at the hub, by sub; who cannot have one is not there.
         refused: Why somebody may not come in, by sub.
+        odd: What Keycloak has of people and groups that counts for nothing, in words.
+        odd_numbers: Subs of those whose own numbers count for nothing.
     """
 
     directory: Directory
     people: Mapping[str, PersonFacts]
     names: Mapping[str, str]
     refused: Mapping[str, str] = field(default_factory=dict)
+    odd: tuple[str, ...] = ()
+    odd_numbers: frozenset[str] = frozenset()
 
     def welcome(self) -> dict[str, PersonFacts]:
         """Return those who may come in, by sub."""
@@ -52,10 +57,12 @@ class Site:
 
     Args:
         path: The file of settings, as the hub and the sync service read it.
+        may_create: Whether a database of numbers is made if there is none.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, may_create: bool = True) -> None:
         self.path = path
+        self._may_create = may_create
 
     @cached_property
     def config(self) -> Config:
@@ -64,19 +71,7 @@ class Site:
         Raises:
             ConfigurationError: There is no such file, or it fails.
         """
-        loader = PyFileConfigLoader(self.path.name, path=str(self.path.parent.resolve()))
-        try:
-            config: Config = loader.load_config()
-        except ConfigFileNotFound as error:
-            msg = (
-                f"--config: there is no file {self.path}; it is the one with c.Keycloak and "
-                "c.Identities"
-            )
-            raise ConfigurationError(msg) from error
-        except Exception as error:
-            msg = f"--config: {self.path} fails: {type(error).__name__}: {shown(str(error), 200)}"
-            raise ConfigurationError(msg) from error
-        return config
+        return read_settings(self.path)
 
     @cached_property
     def authenticator(self) -> KeycloakAuthenticator:
@@ -88,6 +83,8 @@ class Site:
         try:
             made = KeycloakAuthenticator(config=self.config)
             _ = made.identities, made.folders  # made when they are first asked for
+            made.identities.settings_file = self.path
+            made.identities.may_create = self._may_create
         except TraitError as error:
             msg = f"{self.path}: {error}"
             raise ConfigurationError(msg) from error
@@ -120,13 +117,33 @@ class Site:
         directory = replace(realm.directory, groups=groups)
         return with_shares(directory, self.identities.shares), disguised
 
+    def _rules(self, admission: Admission) -> Rules:
+        """Return who may come in.
+
+        Raises:
+            ConfigurationError: Nobody, so these are hardly the hub's rules.
+        """
+        rules = admission.rules
+        if rules.let_somebody_in or self.authenticator.allowed_scopes:
+            return rules
+        msg = (
+            f"{self.path} has no rule that lets anybody in, so everybody would count as locked "
+            "out. The rules of the hub (c.KeycloakAuthenticator.allow_all, allowed_users, "
+            "allowed_groups, allowed_roles, admin_users, admin_groups, admin_roles or "
+            "allowed_scopes) belong into the file that it shares with this command"
+        )
+        raise ConfigurationError(msg)
+
     async def everybody(self) -> Everybody:
         """Read all people and groups; some seconds for thousands.
 
         Raises:
+            ConfigurationError: The settings say of nobody that they may come in.
             KeycloakError: Something could not be read; there is no half of an answer.
         """
         self.authenticator.keycloak.check()
+        admission = Admission(self.authenticator)
+        rules = self._rules(admission)
         snapshot = await read_everything(self.admin)
         directory, disguised = self.directory_of(snapshot.realm)
         people = {
@@ -134,7 +151,6 @@ class Site:
         }
         names: dict[str, str] = {}
         refused: dict[str, str] = {}
-        rules = Admission(self.authenticator).rules
         for sub, facts in people.items():
             try:
                 name = await self.authenticator.name_of(facts, by_token=False)
@@ -142,12 +158,13 @@ class Site:
                 refused[sub] = error.reason
                 continue
             names[sub] = name
-            decision = decide(rules, name=name, groups=facts.all_groups, roles=facts.roles)
+            decision = admission.decision(rules, facts, name)
             if not facts.enabled:
                 refused[sub] = "disabled in Keycloak"
             elif not decision.allowed:
                 refused[sub] = decision.reason
-        return Everybody(directory, people, names, refused)
+        odd_numbers = frozenset(sub for sub, each in snapshot.people.items() if each.account.odd)
+        return Everybody(directory, people, names, refused, tuple(snapshot.odd()), odd_numbers)
 
     async def close(self) -> None:
         """Close the connections to Keycloak and to the database."""

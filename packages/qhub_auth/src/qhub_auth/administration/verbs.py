@@ -169,7 +169,11 @@ async def _write_back(
     steps: list[tuple[str, _Write, str, dict[str, str]]] = []
     for sub, identity in sorted(found.items()):
         facts = everybody.people[sub]
-        if isinstance(identity, Identity) and (facts.uid is None or facts.gid is None):
+        if sub in everybody.odd_numbers:
+            # what somebody wrote there is not written over
+            who = shown(everybody.names[sub])
+            done.problems.append(f"{who} is not written back: see qhub-identity audit")
+        elif isinstance(identity, Identity) and (facts.uid is None or facts.gid is None):
             values = {"uidNumber": str(identity.uid), "gidNumber": str(identity.gid)}
             steps.append((shown(everybody.names[sub]), site.admin.write_attributes, sub, values))
     for each in await asyncio.to_thread(site.identities.store.known_groups):
@@ -389,6 +393,7 @@ def _audit(
     groups = store.known_groups(retired=True)
     found = [*auditing.people(everybody.people, everybody.names, known)]
     found += auditing.groups(everybody.directory, groups)
+    found += [auditing.Finding("wrong", "Keycloak", words) for words in everybody.odd]
     here = [each for each in known if not each.retired and each.claimed]
     numbered = [each for each in groups if not each.retired]
     if machine and site.identities.host_accounts != "ignore":

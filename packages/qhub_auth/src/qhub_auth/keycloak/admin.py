@@ -29,7 +29,7 @@ from qhub_auth.keycloak.events import AdminEvent, admin_event
 from qhub_auth.keycloak.representations import REALM, Account, GroupRecord, Role, RoleKey
 from qhub_auth.keycloak.settings import Keycloak
 from qhub_auth.keycloak.snapshot import Member, Realm
-from qhub_auth.paths import split
+from qhub_auth.paths import split, usable
 
 __all__ = ["KeycloakAdmin"]
 
@@ -212,15 +212,6 @@ class KeycloakAdmin(KeycloakCalls):
 
     # ---- people ----
 
-    async def people(self, first: int, size: int = PAGE) -> list[Account]:
-        """Return a page of the realm's users, by name; service accounts are not among them.
-
-        Raises:
-            KeycloakError: See the module.
-        """
-        page = await self.get("/users", first=first, max=size, briefRepresentation=False)
-        return [read.account(each) for each in read.objects(page, "users")]
-
     async def everybody(self) -> AsyncIterator[list[Account]]:
         """Yield all users of the realm, page by page.
 
@@ -247,7 +238,8 @@ class KeycloakAdmin(KeycloakCalls):
     async def groups_of(self, sub: str) -> dict[str, str]:
         """Return identifier and path of the groups somebody is in directly.
 
-        Without those whose names make them look like other groups, see `GroupRecord.disguised`.
+        Without those whose names make them look like other groups, see `GroupRecord.disguised`, and
+        those that count for nothing, see `qhub_auth.paths.usable`.
 
         Raises:
             KeycloakError: See the module.
@@ -255,7 +247,8 @@ class KeycloakAdmin(KeycloakCalls):
         found: dict[str, str] = {}
         async for page in self.pages(f"/users/{_part(sub)}/groups", PAGE):
             records = [read.group(each) for each in page]
-            found |= {each.id: each.path for each in records if not each.disguised}
+            counting = [each for each in records if not each.disguised and usable(each.path)]
+            found |= {each.id: each.path for each in counting}
         return found
 
     async def roles_of(self, sub: str) -> frozenset[RoleKey]:
@@ -302,16 +295,6 @@ class KeycloakAdmin(KeycloakCalls):
             return None
         groups, roles = await asyncio.gather(self.groups_of(sub), self.roles_of(sub))
         return Member(account=account, groups=frozenset(groups), roles=roles)
-
-    async def members(self, group_id: str, first: int, size: int = MEMBERS_PAGE) -> list[str]:
-        """Return a page of the subs of a group's direct members.
-
-        Raises:
-            KeycloakError: See the module.
-        """
-        path = f"/groups/{_part(group_id)}/members"
-        page = await self.get(path, first=first, max=size, briefRepresentation=True)
-        return read.listed(page, "id", "member")
 
     async def all_members(self, group_id: str) -> frozenset[str]:
         """Return the subs of all direct members of a group.

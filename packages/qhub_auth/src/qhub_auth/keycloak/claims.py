@@ -7,12 +7,10 @@ from typing import Any
 
 from qhub_auth.directory import PersonFacts
 from qhub_auth.errors import TokenError, shown
-from qhub_auth.paths import split
+from qhub_auth.keycloak.representations import number
+from qhub_auth.paths import usable
 
 __all__ = ["client_roles", "full_paths", "person_facts", "value_at"]
-
-_DIGITS = 10  # of the largest uid there is
-_LONGEST_GROUP = 255  # what the hub's database keeps of a group's name
 
 
 def value_at(claims: Mapping[str, Any], *names: str) -> object:
@@ -34,9 +32,9 @@ def client_roles(
         claims: Of a token.
         client_id: The hub's client. Where Keycloak's mapper "User Client Role" puts its roles as it
             comes, ``resource_access.<client>.roles``, is looked at as well.
-        claim: Where they stand, with dots for what is deeper.
+        claim: Where they stand, with dots for what is deeper; one of that very name goes first.
     """
-    for names in (claim.split("."), ("resource_access", client_id, "roles")):
+    for names in ((claim,), claim.split("."), ("resource_access", client_id, "roles")):
         roles = value_at(claims, *names)
         if isinstance(roles, list):
             return frozenset(role for role in roles if isinstance(role, str) and role)
@@ -46,18 +44,14 @@ def client_roles(
 def full_paths(names: Iterable[object]) -> tuple[frozenset[str], tuple[str, ...]]:
     """Return those of `names` that are full paths of groups, and what the others are, for the log.
 
-    A path that the hub cannot keep as a group's name, or with characters that nobody can see, is
-    among the others: it gives nothing.
+    What :func:`qhub_auth.paths.usable` does not take gives nothing.
     """
     good, bad = set(), []
     for name in names:
-        usable = isinstance(name, str) and len(name) <= _LONGEST_GROUP and name.isprintable()
-        try:
-            split(name if usable and isinstance(name, str) else "")
-        except ValueError:
-            bad.append(shown(name))
+        if isinstance(name, str) and usable(name):
+            good.add(name)
         else:
-            good.add(str(name))
+            bad.append(shown(name))
     return frozenset(good), tuple(bad)
 
 
@@ -110,8 +104,9 @@ def _number(claims: Mapping[str, Any], name: str) -> int | None:
     value = _one(claims, name)
     if value is None or value == "":
         return None
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _DIGITS:
-        return int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    raise TokenError(f"the claim {name} is {shown(value)}; it takes a number, e.g. 20001")
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    text = value if isinstance(value, str) else str(value) if whole else ""
+    found = number([text]) if text == text.strip() else None
+    if found is None:
+        raise TokenError(f"the claim {name} is {shown(value)}; it takes a number, e.g. 20001")
+    return found

@@ -30,8 +30,9 @@ __all__ = [
     "role_of_client",
 ]
 
-# Digits: of 2**32 - 1.
-_LONGEST_NUMBER = 10
+# The largest number that a system has for people and groups, and its digits.
+_LARGEST_NUMBER = 2**32 - 1
+_DIGITS = len(str(_LARGEST_NUMBER))
 
 REALM = ""
 """Stands for the realm itself where a role's client is named."""
@@ -49,11 +50,12 @@ class Account:
         name: Their user name.
         enabled: Whether they may log in.
         uid: Their ``uidNumber``, if they have one that is a number.
-        gid: Their ``gidNumber``, likewise.
+        gid: Their ``gidNumber``, likewise; it counts only beside a ``uidNumber``.
         home: Their ``homeDirectory``.
         email: For people.
         full_name: For people.
         service: It is the service account of a client, and nobody.
+        odd: Which of their attributes count for nothing, and why, in words.
     """
 
     sub: str
@@ -65,6 +67,7 @@ class Account:
     email: str = ""
     full_name: str = ""
     service: bool = False
+    odd: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +176,11 @@ def number(values: Iterable[str]) -> int | None:
     """Return the first value as a number, or `None` where there is none or it is not one.
 
     Keycloak keeps attributes as text. What is not a plain decimal number, e.g. ``"10_0"``, was not
-    meant as one and gives nobody a number.
+    meant as one and gives nobody a number; one above 2**32 - 1 is no system's.
     """
     first = next(iter(values), "").strip()
-    plain = first.isascii() and first.isdigit() and len(first) <= _LONGEST_NUMBER
-    return int(first) if plain else None
+    plain = first.isascii() and first.isdigit() and len(first) <= _DIGITS
+    return int(first) if plain and int(first) <= _LARGEST_NUMBER else None
 
 
 def account(data: object) -> Account:
@@ -192,19 +195,35 @@ def account(data: object) -> Account:
     if not isinstance(enabled, bool):
         raise _refuse("a user has 'enabled', true or false", enabled)
     values = attributes(data.get("attributes"))
+    uid = number(values.get("uidNumber", ()))
     return Account(
         sub=_text(data, "id", "user"),
         name=_text(data, "username", "user"),
         enabled=enabled,
-        uid=number(values.get("uidNumber", ())),
-        gid=number(values.get("gidNumber", ())),
+        uid=uid,
+        # as at log-in, where one that comes alone may be that of a group of theirs
+        gid=number(values.get("gidNumber", ())) if uid is not None else None,
         home=next(iter(values.get("homeDirectory", ())), None) or None,
         email=_optional(data, "email"),
         full_name=" ".join(
             part for name in ("firstName", "lastName") if (part := _optional(data, name))
         ),
         service=data.get("serviceAccountClientId") is not None,
+        odd=_odd_numbers(values),
     )
+
+
+def _odd_numbers(values: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Say which numbers of a person are none."""
+    found = {name: next(iter(values.get(name, ())), "") for name in ("uidNumber", "gidNumber")}
+    odd = [
+        f"{name} is {shown(text)}, and it takes a number up to {_LARGEST_NUMBER}"
+        for name, text in found.items()
+        if text.strip() and number([text]) is None
+    ]
+    if not odd and found["gidNumber"].strip() and not found["uidNumber"].strip():
+        odd.append(f"gidNumber is {shown(found['gidNumber'])}, and counts only with a uidNumber")
+    return tuple(odd)
 
 
 def group(data: object) -> GroupRecord:

@@ -13,11 +13,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from qhub_auth.directory import ClientRole, Directory, Group, PersonFacts
+from qhub_auth.errors import shown
 from qhub_auth.keycloak.composites import Composites
 from qhub_auth.keycloak.representations import Account, GroupRecord, RoleKey
-from qhub_auth.paths import ancestors
+from qhub_auth.paths import ancestors, usable
 
-__all__ = ["Member", "Realm", "Snapshot", "directory_of"]
+__all__ = ["UNUSABLE_GROUP", "Member", "Realm", "Snapshot", "directory_of"]
+
+UNUSABLE_GROUP = "its path has more than 255 characters, or some that nobody can see"
+"""Why a group of Keycloak's is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +46,10 @@ def directory_of(
 
     A path that a group has only by a slash in its name is left out, with the group that it looks
     like: tokens do not tell one from the other, and whoever may name a group must not get at the
-    other one's folder.
+    other one's folder. So is one whose path log-in would not take (:func:`qhub_auth.paths.usable`):
+    it would come and go.
     """
-    found = list(groups)
+    found = [each for each in groups if usable(each.path)]
     doubtful = {each.path for each in found if each.disguised}
     records = {each.path: each for each in found if each.path not in doubtful}
     own = {path: composites.effective(each.roles) for path, each in records.items()}
@@ -86,6 +91,11 @@ class Realm:
     def disguised(self) -> frozenset[str]:
         """Paths that nobody is in, since a group has them only by a slash in its name."""
         return frozenset(each.path for each in self.groups.values() if each.disguised)
+
+    @cached_property
+    def unusable(self) -> tuple[str, ...]:
+        """Paths of groups that count for nothing: too long, or with what nobody can see."""
+        return tuple(sorted(each.path for each in self.groups.values() if not usable(each.path)))
 
     @cached_property
     def mark(self) -> str:
@@ -172,6 +182,14 @@ class Snapshot:
         """Return what counts of a person; `None` if they are not in the list."""
         member = self.people.get(sub)
         return None if member is None else self.realm.facts(member)
+
+    def odd(self) -> Iterator[str]:
+        """Say what Keycloak has that counts for nothing, in words."""
+        for path in self.realm.unusable:
+            yield f"the group {shown(path)} counts for nothing: {UNUSABLE_GROUP}"
+        for member in self.people.values():
+            for words in member.account.odd:
+                yield f"{shown(member.account.name)}: {words}"
 
     def everybody(self) -> Iterator[PersonFacts]:
         """Give the facts of all people."""

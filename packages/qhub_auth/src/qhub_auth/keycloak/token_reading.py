@@ -58,8 +58,9 @@ class TokenReader:
         groups, problems = read.full_paths(await self._groups(state))
         if problems:
             it.tell_once(
-                "Of the groups in tokens these are no full paths and count for nothing: "
-                f"{', '.join(problems[:8])}. Keycloak's mapper needs 'Full group path' on"
+                "Of the groups in tokens these are no full paths of at most 255 visible "
+                f"characters, and count for nothing: {', '.join(problems[:8])}. Keycloak's mapper "
+                "needs 'Full group path' on"
             )
         facts = read.person_facts(
             claims,

@@ -22,7 +22,7 @@ from qhub_auth.errors import (
 )
 from qhub_auth.identity import KEY, Identity
 from qhub_auth.login.roles import hub_roles
-from qhub_auth.login.rules import Rules, decide
+from qhub_auth.login.rules import Decision, Rules, decide
 
 if TYPE_CHECKING:
     from qhub_auth.authenticator import KeycloakAuthenticator
@@ -47,13 +47,13 @@ class Admission:
         it = self._authenticator
         return Rules(
             allow_all=it.allow_all,
-            allowed_users=it.allowed_users,
+            allowed_users={it.normalize_username(name) for name in it.allowed_users},
             allowed_groups=it.allowed_groups,
             allowed_roles=it.allowed_roles,
             admin_users={it.normalize_username(name) for name in it.admin_users},
             admin_groups=it.admin_groups,
             admin_roles=it.admin_roles,
-            blocked_users=it.blocked_users,
+            blocked_users={it.normalize_username(name) for name in it.blocked_users},
             blocked_groups=it.blocked_groups,
             blocked_roles=it.blocked_roles,
         )
@@ -71,11 +71,10 @@ class Admission:
         if it.disguised:
             facts = replace(facts, groups=facts.groups - it.disguised)
         groups = facts.all_groups
-        decision = decide(self.rules, name=name, groups=groups, roles=facts.roles)
+        decision = self.decision(self.rules, facts, name, tokens)
         if not facts.enabled:
             raise RefusedError(it.custom_403_message, reason=f"{name} is disabled in Keycloak")
-        by_scopes = not decision.blocked and self._by_scopes(tokens)
-        if not decision.allowed and not by_scopes:
+        if not decision.allowed:
             raise RefusedError(it.custom_403_message, reason=f"{name}: {decision.reason}")
         contract = await self._contract(facts, name, directory, identity)
         model: dict[str, Any] = {
@@ -88,6 +87,26 @@ class Admission:
         if it.manage_roles:
             model["roles"] = self._roles_of(facts, directory, admin=decision.admin)
         return model
+
+    def decision(
+        self,
+        rules: Rules,
+        facts: PersonFacts,
+        name: str,
+        tokens: Mapping[str, Any] | None = None,
+    ) -> Decision:
+        """Return whether somebody may come in, and as what, whether or not they are disabled.
+
+        Args:
+            rules: :attr:`rules`.
+            facts: What Keycloak says of them.
+            name: Theirs at the hub.
+            tokens: What is kept of a log-in; `None` where the service account said it.
+        """
+        found = decide(rules, name=name, groups=facts.all_groups, roles=facts.roles)
+        if found.allowed or found.blocked or not self._by_scopes(tokens):
+            return found
+        return Decision(allowed=True, admin=False, reason="allowed_scopes")
 
     def _by_scopes(self, tokens: Mapping[str, Any] | None) -> bool:
         allowed = self._authenticator.allowed_scopes

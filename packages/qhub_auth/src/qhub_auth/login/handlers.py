@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -25,6 +26,8 @@ from qhub_auth.errors import (
 )
 from qhub_auth.login import pages
 from qhub_auth.login.attempts import Attempt, AttemptError, Attempts, new_binding
+from qhub_auth.login.hints import COOKIE, Hints
+from qhub_auth.login.logout import cookie_path
 
 __all__ = ["CallbackHandler", "LoginStartHandler"]
 
@@ -260,7 +263,25 @@ class CallbackHandler(OAuthCallbackHandler, _LoginPages):  # type: ignore[misc] 
                 await self.authenticator.settle(authenticated, self.facts, self)
             user = await super().auth_to_user(authenticated, user)
         self.authenticator.remember_session(authenticated)
+        self._keep_hint(authenticated["name"], authenticated.get("auth_state") or {})
         return user
+
+    def _keep_hint(self, name: str, state: Mapping[str, Any]) -> None:
+        """Let this browser keep what ends its session in Keycloak."""
+        hint = Hints(self.settings["cookie_secret"]).sealed(name, state.get("id_token") or "")
+        if not hint:  # too long: what the hub itself keeps has to do
+            self.clear_cookie(COOKIE, path=cookie_path(self))
+            return
+        self._set_cookie(
+            COOKIE,
+            hint,
+            encrypted=False,  # it is sealed already
+            path=cookie_path(self),
+            expires_days=None,
+            httponly=True,
+            secure=self.secure,
+            samesite="Lax",  # links to log out stand on other pages, too
+        )
 
     def set_login_cookie(self, user: Any) -> None:
         """Set the hub's cookies. What stood for the session before, anybody may have set."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from jupyterhub.handlers import BaseHandler
+from jupyterhub.utils import url_path_join
 from oauthenticator.oauth2 import OAuthLogoutHandler
 
 from qhub_auth.errors import (
@@ -18,14 +19,20 @@ from qhub_auth.errors import (
 )
 from qhub_auth.keycloak.tokens import Claims, logout_claims
 from qhub_auth.login import pages
+from qhub_auth.login.hints import COOKIE, Hints, session_of
 from qhub_auth.login.sessions import end_sessions
 
-__all__ = ["BackChannelLogoutHandler", "SingleLogoutHandler"]
+__all__ = ["BackChannelLogoutHandler", "SingleLogoutHandler", "cookie_path"]
 
 _LOOK_SECONDS = 3.0
 # An address longer than that some proxies refuse; the session is ended without the browser then.
 _LONGEST_HINT = 4000
 _FORM = "application/x-www-form-urlencoded"
+
+
+def cookie_path(handler: Any) -> str:
+    """Return the page of log-out, to which alone the browser sends what it keeps of its log-in."""
+    return str(url_path_join(handler.hub.base_url, "logout"))
 
 
 class SingleLogoutHandler(OAuthLogoutHandler):  # type: ignore[misc]  # oauthenticator has no types
@@ -40,25 +47,35 @@ class SingleLogoutHandler(OAuthLogoutHandler):  # type: ignore[misc]  # oauthent
     async def get(self) -> None:
         """End the sessions, and send the browser by way of Keycloak's log-out page."""
         user = self.current_user
-        state: dict[str, Any] = {}
+        self._state: dict[str, Any] = {}
+        name = None
         if user is not None and getattr(user, "kind", "") == "user":
-            state = await user.get_auth_state() or {}
-            self._state = state
+            self._state, name = await user.get_auth_state() or {}, user.name
+        self._own = self._of_this_browser(name)
         self.set_header("Cache-Control", "no-store")
         await super().get()
 
     async def handle_logout(self) -> None:
         """Find the way to Keycloak's log-out page; the hub's own session has ended by now."""
-        state = getattr(self, "_state", {})
-        if not state:
+        if not self._state and not self._own:
             return
         try:
-            self._next = await self._keycloak_logout(state)
+            self._next = await self._keycloak_logout(self._state)
+            self.clear_cookie(COOKIE, path=cookie_path(self))
         except KeycloakUnavailableError as error:
             self._unreachable = True
             self.log.warning("Logged out here, but maybe not in Keycloak: %s", error)
         except (KeycloakError, ConfigurationError) as error:
             self.log.error("Logged out here, but not in Keycloak: %s", error)  # noqa: TRY400 - one line says it
+
+    def _of_this_browser(self, name: str | None) -> str:
+        """Return the id token of this browser's own log-in; empty if it has none.
+
+        Who is logged out here already, because another browser of theirs was, may still have a
+        session in Keycloak by this one.
+        """
+        kept = Hints(self.settings["cookie_secret"]).opened(self.get_cookie(COOKIE, "") or "")
+        return kept[1] if kept is not None and name in {None, kept[0]} else ""
 
     async def _keycloak_logout(self, state: dict[str, Any]) -> str | None:
         provider = self.authenticator.provider
@@ -66,6 +83,8 @@ class SingleLogoutHandler(OAuthLogoutHandler):  # type: ignore[misc]  # oauthent
         if not endpoints.end_session:
             return None
         hint, refresh_token = state.get("id_token"), state.get("refresh_token")
+        if self._own and (not hint or session_of(self._own) != session_of(hint)):
+            hint = self._own  # what is kept of them here is another browser's, or gone
         if hint and len(hint) > _LONGEST_HINT and refresh_token:
             await provider.end_session(refresh_token, seconds=_LOOK_SECONDS)
             return None

@@ -30,6 +30,13 @@ class Rules:
     blocked_groups: AbstractSet[str] = NONE
     blocked_roles: AbstractSet[str] = NONE
 
+    @property
+    def let_somebody_in(self) -> bool:
+        """Whether any rule could let anybody in."""
+        kinds = ("users", "groups", "roles")
+        named = [getattr(self, f"{kind}_{of}") for kind in ("allowed", "admin") for of in kinds]
+        return self.allow_all or any(named)
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:

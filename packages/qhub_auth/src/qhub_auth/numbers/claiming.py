@@ -124,7 +124,13 @@ class Claims:
             raise NumberTakenError(msg)
 
     def next_number(
-        self, kind: str, interval: Interval, owner: str, *, also: Sequence[str] = ()
+        self,
+        kind: str,
+        interval: Interval,
+        owner: str,
+        *,
+        also: Sequence[str] = (),
+        avoid: int | None = None,
     ) -> int:
         """Take a number of the range that nobody has or had, here or on this machine.
 
@@ -133,15 +139,18 @@ class Claims:
             interval: The range.
             owner: The sub or digest to note.
             also: Other kinds in which the same number has to be free, and is taken.
+            avoid: A number that is not to be given: it would mean something else.
 
         Raises:
             RangeExhaustedError: There is none.
         """
         kinds = (kind, *also)
         last = self._last(kind, interval)
-        found = first_free(interval, self.ranges, lambda each: self._taken(kinds, each), last)
+        found = first_free(
+            interval, self.ranges, lambda each: each == avoid or self._taken(kinds, each), last
+        )
         if found is None and last is not None:
-            found = self._left_out(kinds, interval)
+            found = self._left_out(kinds, interval, avoid)
         if found is None:
             setting = "uid_range" if kind == UID else "gid_range"
             msg = (
@@ -181,7 +190,7 @@ class Claims:
         holders = (self.elsewhere.uid_holder(number), self.elsewhere.gid_holder(number))
         return holders != (None, None)
 
-    def _left_out(self, kinds: Sequence[str], interval: Interval) -> int | None:
+    def _left_out(self, kinds: Sequence[str], interval: Interval, avoid: int | None) -> int | None:
         """Return a number of the range that was passed over once, with one question for all."""
         query = (
             sa.select(numbers.c.number)
@@ -189,7 +198,10 @@ class Claims:
             .distinct()
         )
         used = sorted(self.transaction.execute(query).scalars())
-        found = (first_free(gap, self.ranges, self._on_machine) for gap in gaps(interval, used))
+        found = (
+            first_free(gap, self.ranges, lambda each: each == avoid or self._on_machine(each))
+            for gap in gaps(interval, used)
+        )
         return next((each for each in found if each is not None), None)
 
     def bind(self, kind: str, name: str, owner: str) -> None:

@@ -23,6 +23,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import StaticPool
 
 from qhub_auth.errors import ConfigurationError, IdentityError, IdentityUnavailableError, shown
+from qhub_auth.numbers.addresses import file_of
 
 __all__ = ["SCHEMA_VERSION", "Database", "Transaction"]
 
@@ -124,14 +125,18 @@ class Database:
 
     Args:
         url: Where it is, as SQLAlchemy writes it, e.g. ``sqlite:////srv/hub/identity.sqlite``.
+        may_create: Whether the file of an SQLite database is made if there is none.
         log: For what administrators should know.
 
     Raises:
         ConfigurationError: `url` is not one, or its driver is not installed.
     """
 
-    def __init__(self, url: str | URL, *, log: logging.Logger | None = None) -> None:
+    def __init__(
+        self, url: str | URL, *, may_create: bool = True, log: logging.Logger | None = None
+    ) -> None:
         self.url = _with_driver(url)
+        self._may_create = may_create
         self.log = log or logging.getLogger(__name__)
         self._opening = threading.RLock()
         self._one_at_a_time: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
@@ -229,13 +234,30 @@ class Database:
             event.listen(engine, "begin", _begin_sqlite)
         return engine
 
+    def check_there(self) -> None:
+        """See that the file is there, where none is to be made.
+
+        Raises:
+            ConfigurationError: It is not.
+        """
+        path = file_of(self.url)
+        if path is None or self._may_create or path.exists():
+            return
+        msg = (
+            f"there is no database of numbers: no file {path} (c.Identities.database_url). The hub "
+            "makes it when somebody first logs in, and so do qhub-identity sync and import; if it "
+            "is elsewhere, name the hub's own settings file by --config"
+        )
+        raise ConfigurationError(msg)
+
     def _open(self) -> None:
         """Make the tables on first use, and check whose they are."""
         with self._opening:
             if self._ready:
                 return
-            if self.url.get_backend_name() == "sqlite" and not _in_memory(self.url):
-                _make_private(str(self.url.database))
+            self.check_there()
+            if (path := file_of(self.url)) is not None:
+                _make_private(str(path))
             for attempt in range(_ATTEMPTS):
                 try:
                     with self._engine.connect() as transaction:
@@ -305,9 +327,11 @@ def _with_driver(url: str | URL) -> URL:
         found.get_dialect().import_dbapi()
     except ImportError as error:
         extra = "postgresql" if found.get_backend_name() == "postgresql" else "mariadb"
+        driver = found.get_driver_name()
         msg = (
-            f"c.Identities.database_url: the driver of {found.drivername} is not installed: "
-            f'pip install "qhub-auth[{extra}]"'
+            f"c.Identities.database_url: {driver}, the driver for {extra}, is not installed; it "
+            f"comes with the extra {extra!r} of qhub-auth: in a copy of its repository, "
+            f"pip install './packages/qhub_auth[{extra}]'"
         )
         raise ConfigurationError(msg) from error
     return found

@@ -9,19 +9,17 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
 from traitlets import Bool, Dict, Enum, List, TraitError, Unicode, validate
 from traitlets.config import LoggingConfigurable
 
 from qhub_auth.directory import Directory, Group, PersonFacts
 from qhub_auth.errors import (
-    ConfigurationError,
     IdentityError,
     NameTakenError,
     shown,
 )
 from qhub_auth.identity import Identity
+from qhub_auth.numbers.addresses import DEFAULT_URL, address_of, settings_folder
 from qhub_auth.numbers.host_accounts import HostAccounts, agreed
 from qhub_auth.numbers.numbered import GroupNumbers, GroupWanted
 from qhub_auth.numbers.numbering import SYSTEM_ACCOUNTS, Ranges, intervals, name_key
@@ -45,18 +43,26 @@ class Identities(LoggingConfigurable):
     """How people and groups get uid, gid, home and shared folders.
 
     The hub, ``qhub-group-sync`` and ``qhub-identity`` read the same settings.
+
+    Attributes:
+        settings_file: Whose folder relative paths are meant from; by default the one that whoever
+            these settings belong to was given.
+        may_create: Whether a database that is not there is made. A command that only reads must
+            not: it would have found nobody, and said so of another database than the hub's.
     """
 
     database_url = Unicode(
-        "sqlite:///qhub_identity.sqlite",
+        DEFAULT_URL,
         config=True,
         help="""
         The database that numbers are kept in: SQLite, PostgreSQL or MariaDB.
 
         It says for good who has which number, so it belongs into your backups. SQLite, the
-        default, is a file in the folder where the hub runs; it has to be on a disk of that machine,
-        not on NFS or Lustre. Take PostgreSQL (``pip install "qhub-auth[postgresql]"``) or MariaDB
-        (``"qhub-auth[mariadb]"``) when hub, sync service or commands run on several machines.
+        default, is a file, ``qhub_identity.sqlite``. A relative path is one in the folder of the
+        settings file, wherever a command is run; the hub's account has to be able to write there.
+        It has to be on a disk of that machine, not on NFS or Lustre. Take PostgreSQL (this
+        package's extra ``postgresql``: ``psycopg``) or MariaDB (its extra ``mariadb``: ``pymysql``)
+        when hub, sync service or commands run on several machines.
 
         Example: ``c.Identities.database_url = "postgresql://hub@db.example.org/hub"``
         """,
@@ -198,6 +204,8 @@ class Identities(LoggingConfigurable):
         super().__init__(**kwargs)
         self._opening = threading.Lock()
         self._store: IdentityStore | None = None
+        self.settings_file: Path | None = None
+        self.may_create = True
         self.host = HostAccounts(self.nss_folder)
 
     @validate("home")
@@ -247,10 +255,15 @@ class Identities(LoggingConfigurable):
         with self._opening:
             if self._store is None:
                 self._store = IdentityStore(
-                    self._address(),
+                    address_of(
+                        self.database_url,
+                        folder=settings_folder(self, self.settings_file),
+                        password_file=self.database_password_file,
+                    ),
                     ranges=self.ranges,
                     home=self.home,
                     elsewhere=self.host,
+                    may_create=self.may_create,
                     log=self.log,
                 )
             return self._store
@@ -388,15 +401,3 @@ class Identities(LoggingConfigurable):
             kept = None  # somebody else's name: the store says so
         kept_uid = None if kept is None else kept.uid
         return agreed(wanted, account, kept_uid, policy, self.ranges)
-
-    def _address(self) -> str | URL:
-        if not self.database_password_file:
-            return self.database_url
-        try:
-            password = Path(self.database_password_file).read_text(encoding="utf-8")
-            return make_url(self.database_url).set(password=password.rstrip("\r\n"))
-        except (OSError, ValueError) as error:
-            msg = f"c.Identities.database_password_file cannot be read: {error}"
-            raise ConfigurationError(msg) from error
-        except ArgumentError:
-            return self.database_url  # the store says what is wrong with it

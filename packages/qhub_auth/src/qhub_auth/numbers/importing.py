@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from qhub_auth.errors import IdentityError, shown
 from qhub_auth.numbers.numbered import GroupWanted, PersonWanted
 from qhub_auth.numbers.numbering import Ranges
+from qhub_auth.numbers.resolving import GID_ATTRIBUTES
 from qhub_auth.paths import joined
 
 __all__ = ["Found", "from_group", "from_ldif", "from_passwd", "from_realm", "selected"]
@@ -118,7 +119,8 @@ def from_ldif(text: str, source: str) -> Found:
 def from_realm(text: str, source: str) -> Found:
     """Read a realm that Keycloak exported, such as nebari's: names of people, and groups.
 
-    Numbers are taken from the attributes uidNumber and gidNumber; who has none gets some.
+    Numbers are taken from the attributes uidNumber and gidNumber, of groups from gidNumber or gid;
+    who has none gets some.
 
     Args:
         text: The JSON.
@@ -195,11 +197,10 @@ def _subgroups(
 ) -> Iterator[GroupWanted]:
     for each in tree:
         parts = (*above, str(each["name"]))
-        attributes = each.get("attributes") or {}
-        share = dict(attributes).get("share")  # type: ignore[call-overload]
-        number = dict(attributes).get("gidNumber")  # type: ignore[call-overload]
-        if share or number:
-            yield _group(parts, _int(number[0]) if number else None)
+        attributes = dict(each.get("attributes") or {})  # type: ignore[call-overload]
+        numbers = [attributes[name][0] for name in GID_ATTRIBUTES if attributes.get(name)]
+        if attributes.get("share") or numbers:
+            yield _group(parts, _int(numbers[0]) if numbers else None)
         yield from _subgroups(each.get("subGroups") or (), parts)  # type: ignore[arg-type]
 
 

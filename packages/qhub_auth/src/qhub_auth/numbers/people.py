@@ -276,7 +276,10 @@ class PersonRows:
         own_group = known is None or known.gid == known.uid
         if uid is None:
             also = () if wanted.gid is not None else (GID,)
-            uid = claims.next_number(UID, self.ranges.people, wanted.sub, also=also)
+            # a uid that happened to be the gid asked for would make that group theirs alone
+            uid = claims.next_number(
+                UID, self.ranges.people, wanted.sub, also=also, avoid=wanted.gid
+            )
         elif known is None or uid != known.uid:
             checked(uid, self.ranges, f"the uid (uidNumber) of {who}")
             claims.number(UID, uid, wanted.sub, who, account=wanted.name)

@@ -66,6 +66,7 @@ class IdentityStore(PersonRows, GroupRows, Remembered):
         ranges: Where numbers are taken from.
         home: The home of somebody to whom nobody gave another; ``{name}`` stands for their name.
         elsewhere: Numbers and names that others gave away: those of this machine's own accounts.
+        may_create: Whether the file of a database is made if there is none.
         log: For what administrators should know.
     """
 
@@ -76,10 +77,11 @@ class IdentityStore(PersonRows, GroupRows, Remembered):
         ranges: Ranges,
         home: str = "/home/{name}",
         elsewhere: Elsewhere | None = None,
+        may_create: bool = True,
         log: logging.Logger | None = None,
     ) -> None:
         self.log = log or logging.getLogger(__name__)
-        self.database = Database(url, log=self.log)
+        self.database = Database(url, may_create=may_create, log=self.log)
         self.ranges = ranges
         self.home = home
         self.elsewhere = elsewhere or Nowhere()

@@ -18,6 +18,8 @@ __all__ = ["Afterwards"]
 # How much of what a failing command says is told.
 _SHOWN_BYTES = 256
 _KILL_SECONDS = 5.0
+# How long to wait before a failed one is run again: at first, and at most, in seconds.
+_FIRST_AGAIN_SECONDS, _LAST_AGAIN_SECONDS = 1.0, 900.0
 
 
 class Afterwards:
@@ -42,6 +44,7 @@ class Afterwards:
         self._settle, self._timeout, self._log = settle, timeout, log
         self._due: float | None = None
         self._changed = asyncio.Event()
+        self._told: dict[int, str] = {}
 
     def changed(self) -> None:
         """Note that something changed."""
@@ -50,15 +53,27 @@ class Afterwards:
 
     async def run(self) -> None:
         """Go on until cancelled; a command that runs then is ended."""
+        again = 0.0
         while True:
             await self._changed.wait()
-            await asyncio.sleep(self._settle)
+            await asyncio.sleep(max(self._settle, again))
             self._changed.clear()
-            failed = [command for command in self._commands if not await self._one(command)]
+            failed = [at for at in range(len(self._commands)) if not await self._one(at)]
             if failed:
                 self._changed.set()  # what it did not do is still to be done
+                again = min(max(2 * again, _FIRST_AGAIN_SECONDS), _LAST_AGAIN_SECONDS)
+            else:
+                again = 0.0
 
-    async def _one(self, command: list[str]) -> bool:
+    def _failed(self, at: int, message: str) -> bool:
+        """Say what a command did not do, once as long as it is the same; return `False`."""
+        if self._told.get(at) != message:
+            self._log.error("%s", message)
+        self._told[at] = message
+        return False
+
+    async def _one(self, at: int) -> bool:
+        command = self._commands[at]
         began = time.monotonic()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -69,26 +84,21 @@ class Afterwards:
                 start_new_session=True,
             )
         except OSError as error:
-            self._log.error("%s cannot be run: %s", shown(command[0]), error.strerror)
-            return False
+            return self._failed(at, f"{shown(command[0])} cannot be run: {error.strerror}")
         try:
             async with asyncio.timeout(self._timeout):
                 _, said = await process.communicate()
         except TimeoutError:
             await _end(process)
-            self._log.error("%s was ended after %.0f s", shown(command[0]), self._timeout)
-            return False
+            return self._failed(at, f"{shown(command[0])} was ended after {self._timeout:.0f} s")
         except asyncio.CancelledError:
             await _end(process)
             raise
         if process.returncode:
-            self._log.error(
-                "%s: exit code %d: %s",
-                shown(" ".join(command[:2])),
-                process.returncode,
-                shown(said[:_SHOWN_BYTES].decode(errors="replace").strip(), _SHOWN_BYTES),
-            )
-            return False
+            words = shown(said[:_SHOWN_BYTES].decode(errors="replace").strip(), _SHOWN_BYTES)
+            name = shown(" ".join(command[:2]))
+            return self._failed(at, f"{name}: exit code {process.returncode}: {words}")
+        self._told.pop(at, None)
         self._log.info("%s: done in %.1f s", shown(" ".join(command[:2])), time.monotonic() - began)
         return True
 

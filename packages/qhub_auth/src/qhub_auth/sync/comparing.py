@@ -63,7 +63,8 @@ async def removed_groups(
         KeycloakUnavailableError: It has one of them: its list of groups is not whole.
     """
     missing = vanished(users.values(), snapshot)
-    there = await existing_paths(admin, missing - snapshot.realm.disguised)
+    left_out = snapshot.realm.disguised.union(snapshot.realm.unusable)
+    there = await existing_paths(admin, missing - left_out)
     if there:
         raise KeycloakUnavailableError(
             f"Keycloak's list of groups lacks {len(there)} that are there"

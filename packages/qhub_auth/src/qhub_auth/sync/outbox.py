@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from pydantic import ValidationError
+
+from qhub_auth.directory import PersonFacts
+from qhub_auth.errors import shown
 from qhub_auth.sync.bodies import Entry, Facts, Result
 from qhub_auth.sync.reconciling import Change
 
@@ -78,6 +82,31 @@ class Outbox:
             stop_servers=now - since >= self._grace,
         )
 
+    def entries(self, changes: Iterable[Change], now: float) -> tuple[list[Entry], list[Result]]:
+        """Return changes as they are sent, and why some of them cannot be.
+
+        What cannot be sent now cannot be sent the next time either: it does not wait here any
+        more, and keeps nobody else waiting. Another change of that person, or the next comparison
+        of everything, tries it anew.
+        """
+        entries: list[Entry] = []
+        failed: list[Result] = []
+        for change in changes:
+            try:
+                try:
+                    entries.append(self.entry(change, now))
+                except ValidationError:
+                    if change.facts is None or change.facts.enabled:
+                        raise
+                    # who may not go on ends whatever else there is of them
+                    entries.append(self.entry(replace(change, facts=_bare(change.facts)), now))
+            except ValidationError as error:
+                self._waiting.pop(change.sub, None)
+                failed.append(
+                    Result(sub=change.sub, name=change.name, state="failed", why=_unsendable(error))
+                )
+        return entries, failed
+
     def answered(self, change: Change, results: Iterable[Result], now: float) -> bool:
         """Note what became of a change; say whether it failed for good.
 
@@ -114,3 +143,17 @@ class Outbox:
         """Say how somebody stands whose servers were to be stopped before a restart."""
         if change.sub in self.ending:
             self._last.setdefault(change.sub, change)
+
+
+def _bare(facts: PersonFacts) -> PersonFacts:
+    """Return facts with nothing that does not matter of who is disabled."""
+    return PersonFacts(sub=facts.sub, name=facts.name, enabled=facts.enabled)
+
+
+def _unsendable(error: ValidationError) -> str:
+    """Say which of a person's values the hub would not take, and what it would."""
+    words = [
+        f"{'.'.join(map(str, each['loc']))} is {shown(each['input'], 64)}: {each['msg'].lower()}"
+        for each in error.errors(include_url=False)[:3]
+    ]
+    return f"what Keycloak has of them cannot be used: {'; '.join(words)}"

@@ -41,6 +41,8 @@ _MANY_PEOPLE = 500
 _HEARTBEAT_SECONDS = 20.0
 # People told of at once: the hub takes about a second for them.
 _BATCH = 100
+# Of so many odd things at once the log tells; `qhub-identity audit` of all.
+_ODD_TOLD = 8
 
 
 class Syncing:
@@ -86,6 +88,8 @@ class Syncing:
         self.follower = Follower(admin, overlap=rhythm.overlap, outage=rhythm.outage)
         self._saved: Cursor | None = None
         self._since = Since()
+        self._failed: dict[str, str] = {}
+        self._odd: frozenset[str] = frozenset()
         self._reading: asyncio.Task[Full] | None = None
         self._full_due, self._full_why = 0.0, "the service has started"
         self._full_began = 0.0
@@ -215,6 +219,7 @@ class Syncing:
             await self._directory_changed()
         if look.about.people:
             await self._people_changed(look.about.people)
+            self.changed()  # people whom the hub does not know may need an account, too
         self.follower.done(look)
 
     async def _directory_changed(self) -> None:
@@ -333,6 +338,7 @@ class Syncing:
         self.full_seconds = time.monotonic() - self._full_began
         self.want_full("it is time", seconds=self.rhythm.full)
         self.changed()
+        self._tell_odd(self.snapshot)
         self.log.info(
             "Compared everything in %.1f s: %d people and %d groups in Keycloak, %d users of the "
             "hub, %d of them to be changed",
@@ -348,6 +354,13 @@ class Syncing:
                 "changes are only seen every %.0f s",
                 self.rhythm.full,
             )
+
+    def _tell_odd(self, snapshot: Snapshot) -> None:
+        """Say once of what Keycloak has that it counts for nothing."""
+        before, self._odd = self._odd, frozenset(snapshot.odd())
+        if new := sorted(self._odd - before):
+            more = f" and {len(new) - _ODD_TOLD} more" if len(new) > _ODD_TOLD else ""
+            self.log.warning("In Keycloak, to be mended: %s%s", "; ".join(new[:_ODD_TOLD]), more)
 
     async def _hold(self, held: Held | None, confirmed: Collection[str]) -> None:
         """Say what is not done, once, and keep it for an administrator."""
@@ -371,13 +384,9 @@ class Syncing:
 
     async def _tell_hub(self) -> None:
         """Send what waits, some people at a time; keep how far that brings us."""
-        now = time.time()
-        changes = self.outbox.next(_BATCH, now)
+        changes = self.outbox.next(_BATCH, time.time())
         if changes and self._realm is not None:
-            entries = [self.outbox.entry(change, now) for change in changes]
-            results = await self.hub.send(entries, directory=self._realm.mark, dry_run=self.dry_run)
-            self._take(changes, results.people, now)
-            self._see_instance()
+            await self._send(changes)
         elif time.monotonic() >= self._hub_due:
             await self.hub.hello()
             self._see_instance()
@@ -397,13 +406,15 @@ class Syncing:
         self, changes: Sequence[Change], listener: Callable[[Result], None] | None = None
     ) -> None:
         now = time.time()
-        entries = [self.outbox.entry(change, now) for change in changes]
-        mark = self._realm.mark if self._realm is not None else ""
-        results = await self.hub.send(entries, directory=mark, dry_run=self.dry_run)
-        self._take(changes, results.people, now)
+        entries, results = self.outbox.entries(changes, now)
+        if entries:
+            mark = self._realm.mark if self._realm is not None else ""
+            answer = await self.hub.send(entries, directory=mark, dry_run=self.dry_run)
+            results += answer.people
+        self._take(changes, results, now)
         self._see_instance()
         if listener is not None:
-            for result in results.people:
+            for result in results:
                 listener(result)
 
     def _take(self, changes: Iterable[Change], results: Sequence[Result], now: float) -> None:
@@ -434,7 +445,11 @@ class Syncing:
                 f" ({result.why})" if result.why else "",
             )
         elif result.state == "failed":
-            self.log.error("The hub could not change %s: %s", shown(result.name), result.why)
+            if self._failed.get(result.sub) != result.why:  # once, however often it is tried
+                self.log.error("The hub could not change %s: %s", shown(result.name), result.why)
+            self._failed[result.sub] = result.why
+        if result.state != "failed":
+            self._failed.pop(result.sub, None)
         if result.state in {"unknown", "failed"}:
             return
         user = HubUser(

@@ -25,6 +25,7 @@ _STATES = {
     "stopped": "has ended",
     "failed": "has failed",
 }
+_OVER = {"stopped", "failed"}
 _PLACES = {"slurm": "Slurm", "kubernetes": "Kubernetes", "local": "the hub's own machine"}
 _WORKER_STATES = ("queued", "starting", "running", "stopping")
 _MINUTE = 60
@@ -81,8 +82,12 @@ def render_rows(
     xsrf: str,
     everyone: bool = False,
 ) -> str:
-    """Render what of the page changes: a section for each cluster, newest first."""
-    shown = [_in_words(each, now) for each in sorted(clusters, key=lambda one: -one["started"])]
+    """Render what of the page changes: a section for each cluster, newest first.
+
+    What has failed stands below what is there.
+    """
+    ordered = sorted(clusters, key=lambda one: (one["state"] in _OVER, -one["started"]))
+    shown = [_in_words(each, now) for each in ordered]
     html: str = _template("rows.html.j2").render(
         clusters=shown, base=base, xsrf=xsrf, everyone=everyone, clock=_clock(now)
     )
@@ -179,6 +184,8 @@ def _in_words(cluster: Mapping[str, Any], now: float) -> dict[str, Any]:
     return {
         **cluster,
         "short": cluster["name"][:8],
+        "words": cluster["words"][:1].upper() + cluster["words"][1:],
+        "over": cluster["state"] in _OVER,
         "is": _STATES.get(cluster["state"], cluster["state"]),
         "where": _PLACES.get(cluster["backend"], cluster["backend"]),
         "have": ", ".join(counts) or "none",

@@ -17,17 +17,24 @@ from traitlets.config import LoggingConfigurable
 from qhub_gateway import kubernetes_manifest as manifest
 from qhub_gateway import kubernetes_states as states
 from qhub_gateway.batching import batches
-from qhub_gateway.errors import QHubGatewayError, StartRefusedError, TargetSilentError
+from qhub_gateway.errors import (
+    HostRefusedError,
+    QHubGatewayError,
+    StartRefusedError,
+    TargetSilentError,
+)
 from qhub_gateway.kubernetes_config import GatewayKubernetes
 from qhub_gateway.kubernetes_jobs import Jobs
+from qhub_gateway.kubernetes_logs import Logs
 from qhub_gateway.targets.target import ClusterSpec, JobRef, State, Target, WorkerSpec
 from qhub_spawner.errors import (
     KubernetesError,
     KubernetesRefusedError,
     KubernetesUnavailableError,
+    shown,
 )
 from qhub_spawner.kubernetes import creating, names, words
-from qhub_spawner.kubernetes.api import KubernetesApi, collection
+from qhub_spawner.kubernetes.api import KubernetesApi
 from qhub_spawner.kubernetes.patience import Patience
 from qhub_spawner.kubernetes.pod_spawner import PersonalPods
 from qhub_spawner.kubernetes.watching import Watch
@@ -43,9 +50,6 @@ _GATHER_SECONDS = 0.1
 _TEND_SECONDS = 2.0
 _ATTEMPTS = 4
 _FIRST_PAUSE_SECONDS = 0.25
-_REMEMBERED_LOGS = 200
-_REMEMBERED_BYTES = 64 * 1024
-_LONGEST_LOG_LINES = 10_000
 
 
 class _NoRoomError(QHubGatewayError):
@@ -81,9 +85,9 @@ class KubernetesTarget(Target):
             self.backend.end_orphans = False
         self.jobs = Jobs(self.backend)
         self._clearing: dict[str, JobRef] = {}
-        self._logs: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._requests = asyncio.Semaphore(self.backend.parallel_requests)
+        self.logs: Logs
 
     @property
     def api(self) -> KubernetesApi:
@@ -110,6 +114,7 @@ class KubernetesTarget(Target):
         await self.backend.open()
         self.backend.reaper.live = lambda: [manifest.spawn_of(name) for name, _ in self.jobs]
         self.jobs.open()
+        self.logs = Logs(self.api, self.namespace, self.jobs, self._requests)
         self._tasks = [asyncio.ensure_future(self._tend())]
 
     async def close(self) -> None:
@@ -188,10 +193,12 @@ class KubernetesTarget(Target):
         if refused:
             await self._undo(list(refs.values()))
             raise refused[0]
-        if failed:
-            raise failed[0]
-        if full:
-            raise TargetSilentError(full)
+        unclear = [each for each in failed if not isinstance(each, TargetSilentError)]
+        if unclear:
+            raise unclear[0]
+        if failed or full:
+            there = [ref.name for ref in refs.values() if self.jobs.is_there(ref.name)]
+            raise TargetSilentError(full or str(failed[0]), started=there)
         return list(refs.values())
 
     async def _base(self, cluster: ClusterSpec) -> tuple[PersonalPods, Json]:
@@ -298,6 +305,19 @@ class KubernetesTarget(Target):
         await self.watch.changed()
         await asyncio.sleep(_GATHER_SECONDS)
 
+    async def check_host(self, ref: JobRef, host: str) -> None:
+        """See `Target.check_host`: an address of the pod."""
+        try:
+            pod = await self.api.get("pods", self.namespace, ref.name)
+        except KubernetesError as error:
+            raise TargetSilentError(str(error)) from error
+        found = states.addresses_of(pod or {})
+        if not found:
+            raise TargetSilentError("Kubernetes does not say now where the scheduler runs")
+        if states.plain_address(host) not in found:
+            accepted = ", ".join(sorted(found))
+            raise HostRefusedError(f"{shown(host)} is no address of its pod (accepted: {accepted})")
+
     # ---- stopping ----
 
     async def stop(self, refs: Collection[JobRef]) -> None:
@@ -383,43 +403,27 @@ class KubernetesTarget(Target):
         refs, self._clearing = list(self._clearing.values()), {}
         for part in batches(refs, _MOST_TOGETHER):
             for ref in part:
-                await self._remember(ref)
+                await self.logs.keep(ref)
             error = await self._delete_all(part)
             if error is not None:
                 self._clearing |= {ref.name: ref for ref in part}
                 raise TargetSilentError(str(error)) from error
 
-    async def _remember(self, ref: JobRef) -> None:
-        try:
-            self._logs[ref.name] = await self._read(ref.name, _REMEMBERED_BYTES)
-        except KubernetesError:
-            return  # it is no reason to keep the pod
-        while len(self._logs) > _REMEMBERED_LOGS:
-            self._logs.pop(next(iter(self._logs)))
-
     # ---- logs ----
+
+    async def keep_logs(self, refs: Sequence[JobRef]) -> None:
+        """See `Target.keep_logs`: a pod's log is deleted with it."""
+        await self.logs.keep_running(refs)
 
     async def read_log(
         self, cluster: ClusterSpec, worker: str | None, ref: JobRef, most_bytes: int
     ) -> str:
-        """See `Target.read_log`; of pods that ended by themselves it is kept for a while."""
+        """See `Target.read_log`; of pods that are deleted it is kept for a while."""
         del cluster, worker
-        if ref.name in self._logs:
-            return self._logs[ref.name][-most_bytes:]
         try:
-            return await self._read(ref.name, most_bytes)
+            return await self.logs.read(ref, most_bytes)
         except KubernetesRefusedError as error:
-            if error.status in {400, 404}:  # it has no container yet, or is gone
-                return ""
             raise TargetSilentError(_sentence(words.refusal_words(error.document))) from error
-        except KubernetesError as error:
-            raise TargetSilentError(str(error)) from error
-
-    async def _read(self, name: str, most_bytes: int) -> str:
-        path = f"{collection('pods', self.namespace)}/{name}/log"
-        lines = min(_LONGEST_LOG_LINES, max(1, most_bytes // 16))
-        query = {"container": names.SERVER_CONTAINER, "tailLines": str(lines)}
-        return (await self.api.text(path, query))[-most_bytes:]
 
 
 def _sentence(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import ClassVar
 from qhub_gateway import slurm_script
 from qhub_gateway.batching import batches
 from qhub_gateway.errors import (
+    HostRefusedError,
     LogElsewhereError,
     StartRefusedError,
     TargetFullError,
@@ -27,7 +28,7 @@ from qhub_gateway.targets.target import (
     WorkerSpec,
 )
 from qhub_spawner.errors import SelectionError, SlurmError, SlurmRejectedError
-from qhub_spawner.launch import StartFailedError
+from qhub_spawner.launch import AddressRefusedError, StartFailedError
 from qhub_spawner.slurm import script, submitting, words
 from qhub_spawner.slurm.backend import SlurmBackend
 from qhub_spawner.slurm.door import Cancellation, Door
@@ -35,13 +36,16 @@ from qhub_spawner.slurm.jobs import JobState, job_name, new_spawn_id
 from qhub_spawner.slurm.poller import Pace, Poller, Watch
 from qhub_spawner.slurm.script import Defaults, Submission
 
-# slurm.conf's MaxArraySize is 1001 unless it says otherwise: tasks 0 to 1000
+# slurm.conf's MaxArraySize is 1001 unless it says otherwise: tasks 0 to 1000. Where it is less, it
+# is found out by what Slurm refuses.
 MOST_TASKS = 500
 _SILENT = 503
 # sbatch: error: QOSMaxSubmitJobPerUserLimit
 # sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit lim…
 _TOO_MANY = re.compile(r"(?:Max|Grp)SubmitJob")
 _MANY = re.compile(rf"{_TOO_MANY.pattern}|job submit limit")
+# sbatch: error: Batch job submission failed: Invalid job array specification
+_TOO_LARGE = re.compile("Invalid job array specification")
 _GRANTED = words.Granted("", "")
 _MOST_CANCELLATIONS = 500
 # each is a process as another person: a hundred at the same moment would only delay each other
@@ -64,6 +68,7 @@ class SlurmTarget(Target):
         self._ticked: asyncio.Event = asyncio.Event()
         self._closing = False
         self._cancelling = asyncio.Semaphore(_CALLS_AT_ONCE)
+        self._most_tasks = MOST_TASKS
 
     @property
     def door(self) -> Door:
@@ -93,10 +98,10 @@ class SlurmTarget(Target):
     def plan_workers(
         self, cluster: ClusterSpec, names: Sequence[str]
     ) -> Sequence[Sequence[WorkerSpec]]:
-        """See `Target.plan_workers`: one job array for each 500."""
+        """See `Target.plan_workers`: one job array for each 500, or what Slurm takes."""
         user = _account(cluster)
         planned = []
-        for part in batches(names, MOST_TASKS):
+        for part in batches(names, self._most_tasks):
             job = self._new_name()
             planned.append(
                 [WorkerSpec(name, JobRef(job, task, user)) for task, name in enumerate(part)]
@@ -156,6 +161,15 @@ class SlurmTarget(Target):
         except StartFailedError as error:
             self.forget(refs)
             said = f"{error.words}\n{getattr(error.__cause__, 'stderr', '')}"
+            if submission.array_size and _TOO_LARGE.search(said):
+                self._most_tasks = max(1, min(self._most_tasks, submission.array_size // 2))
+                self.log.warning(
+                    "Slurm refused an array of %d tasks; from now on they have at most %d. "
+                    "A larger MaxArraySize in slurm.conf makes fewer submissions",
+                    submission.array_size,
+                    self._most_tasks,
+                )
+                raise TargetFullError(error.words, certain=False) from error
             if _MANY.search(said):
                 raise TargetFullError(error.words, certain=bool(_TOO_MANY.search(said))) from error
             kind = TargetSilentError if error.status_code == _SILENT else StartRefusedError
@@ -218,6 +232,22 @@ class SlurmTarget(Target):
             elif watch.job.state is JobState.RUNNING:
                 self.poller.hurry(watch, Pace.REST)
         await self.poller.tick()
+
+    async def check_host(self, ref: JobRef, host: str) -> None:
+        """See `Target.check_host`: by what Slurm knows of the node, or ``server_networks``."""
+        fresh = False
+        while True:
+            watch = self._watches.get(ref)
+            job = watch.job if watch is not None else None
+            if job is not None and not job.state.waiting and job.node_list:
+                try:
+                    return await self.backend.check_host(host, job)
+                except AddressRefusedError as error:
+                    silent = error.status_code == _SILENT
+                    raise (TargetSilentError if silent else HostRefusedError)(str(error)) from error
+            if fresh or not await self.poller.fresh():
+                raise TargetSilentError("Slurm does not say now where the scheduler runs")
+            fresh = True
 
     # ---- stopping ----
 

@@ -149,7 +149,14 @@ class Target(ABC):
     async def start_workers(
         self, cluster: ClusterSpec, workers: Sequence[WorkerSpec]
     ) -> Sequence[JobRef]:
-        """Start workers that were planned together, in one submission; as `start_scheduler`."""
+        """Start workers that were planned together, in one submission; as `start_scheduler`.
+
+        Raises:
+            StartRefusedError: The target says no, and none of them is started.
+            TargetSilentError: It does not answer, or has no room for all now; names those that it
+                has started.
+            TargetFullError: It takes no more now, or not so many at once; none is started.
+        """
 
     @abstractmethod
     async def find(self, refs: Sequence[JobRef]) -> Sequence[JobRef] | None:
@@ -196,12 +203,36 @@ class Target(ABC):
             most_bytes: How much of it.
 
         Returns:
-            The text; empty where there is nothing yet, or nothing any more.
+            The text; empty where there is nothing yet.
 
         Raises:
-            LogElsewhereError: It cannot be read from here; says where its owner finds it.
+            LogElsewhereError: It cannot be read from here, or not any more; says where it may be.
             TargetSilentError: The target does not answer.
         """
+
+    async def keep_logs(self, refs: Sequence[JobRef]) -> None:
+        """Keep what jobs have written that are ended next, where it goes with them; never raises.
+
+        Args:
+            refs: The most telling first; of many not all are kept.
+        """
+        del refs
+
+    async def check_host(self, ref: JobRef, host: str) -> None:
+        """Refuse a host that a scheduler names as its own, if its job runs elsewhere.
+
+        Without this a person could have the page of clusters show what runs on any machine that it
+        reaches. A target on which people cannot be told apart by their hosts takes any.
+
+        Args:
+            ref: The scheduler's job.
+            host: As the scheduler says it.
+
+        Raises:
+            HostRefusedError: It runs elsewhere.
+            TargetSilentError: Where it runs is not known now.
+        """
+        del ref, host
 
     async def tidy(self, cluster: str) -> None:
         """Remove what is kept for a cluster that has ended, but not its logs; never raises."""

@@ -25,6 +25,7 @@ LARGEST_MESSAGE_BYTES = 64 * 2**20
 _DASHBOARD_SECONDS = 60.0
 _RECHECK_SECONDS = 30.0
 _NOT_ALLOWED = {403, 404}
+_SILENT = 503
 _NO_ANSWER = 599  # tornado's own
 
 
@@ -40,6 +41,8 @@ class Dashboard(Base, WebSocketHandler):
             web.HTTPError: There is none, it is somebody else's, or it is nowhere to go to.
         """
         answer = await self.ask("GET", f"/api/qhub/clusters/{name}/dashboard")
+        if answer.status == _SILENT:
+            raise web.HTTPError(_SILENT)
         address = answer.data.get("address") if isinstance(answer.data, dict) else None
         if not isinstance(address, str):
             raise web.HTTPError(404)

@@ -12,27 +12,25 @@ from qhub_gateway.page import render_logs, render_page, render_rows, render_shar
 from qhub_gateway.page.static_files import static_file
 from qhub_gateway.web.base import FORBIDDEN, Base
 
-__all__ = ["Clusters", "Json", "Logs", "Rows", "Share", "Static", "Stop"]
+__all__ = ["Clusters", "Json", "Logs", "Page", "Rows", "Share", "Static", "Stop"]
 
-_OK, _NOT_FOUND, _REFUSED, _SILENT = 200, 404, 422, 503
+_OK, _NOT_DONE, _NOT_FOUND, _REFUSED, _BAD_ANSWER, _SILENT = 200, 300, 404, 422, 502, 503
 _TYPES = {"page.css": "text/css", "page.js": "text/javascript"}
 
 
-class Clusters(Base):
-    """The page."""
+class Page(Base):
+    """What shows the page."""
 
-    @web.authenticated
-    async def get(self) -> None:
-        """Show it; also when the gateway does not answer."""
-        problem: str | None = None
+    async def show(self, problem: str | None = None) -> None:
+        """Show the page, also when the gateway does not answer, with what went wrong."""
         found: dict[str, Any] = {"clusters": [], "may_see_all": False}
         try:
             found = await self.clusters()
         except web.HTTPError as error:
             if error.status_code == FORBIDDEN:
                 raise
-            problem = "The gateway does not answer now; what runs goes on."
-            self.set_status(503)
+            problem = problem or "The gateway does not answer now; what runs goes on."
+            self.set_status(_SILENT)
         self.finish(
             render_page(
                 found["clusters"],
@@ -46,6 +44,15 @@ class Clusters(Base):
                 problem=problem,
             )
         )
+
+
+class Clusters(Page):
+    """The page."""
+
+    @web.authenticated
+    async def get(self) -> None:
+        """Show it."""
+        await self.show()
 
 
 class Rows(Base):
@@ -74,13 +81,26 @@ class Json(Base):
         self.finish(await self.clusters())
 
 
-class Stop(Base):
+class Stop(Page):
     """The button."""
 
     @web.authenticated
     async def post(self, name: str) -> None:
         """Stop a cluster; the gateway decides whether this person may."""
-        await self.ask("DELETE", f"/api/v1/clusters/{name}")
+        try:
+            status = (await self.ask("DELETE", f"/api/v1/clusters/{name}")).status
+        except web.HTTPError as error:
+            if error.status_code == FORBIDDEN:
+                raise
+            status = _SILENT
+        if status >= _NOT_DONE and status != _NOT_FOUND:  # what is gone already is as it should be
+            self.set_status(_SILENT if status == _SILENT else _BAD_ANSWER)
+            why = "does not answer now" if status == _SILENT else f"answered {status}"
+            await self.show(
+                f"The cluster {name[:8]} may not be ended: the gateway {why}. Press Stop again in "
+                "a moment; if it stays, tell whoever runs the hub."
+            )
+            return
         self.redirect(self.service.base + ("?all" if self.everyone else ""))
 
 

@@ -354,6 +354,7 @@ class KubernetesBackend(LoggingConfigurable):
             self.log,
             end_orphans=self.end_orphans,
             owner=self.owner,
+            keep_over=not self.config.get("KubeSpawner", {}).get("delete_stopped_pods", True),
         )
         self.reaper.recorded = lambda: self.recorded()  # noqa: PLW0108 - it is set later
         self.reaper.live = lambda: [server.spawn_id for server in self.live.values()]

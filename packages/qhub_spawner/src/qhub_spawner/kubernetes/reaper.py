@@ -35,6 +35,7 @@ class Reaper:
         patience_seconds: float = 20.0,
         end_orphans: bool = True,
         owner: str = "server",
+        keep_over: bool = False,
     ) -> None:
         """Nothing happens before `run`.
 
@@ -46,6 +47,7 @@ class Reaper:
             patience_seconds: How long a pod must stand without an owner.
             end_orphans: Whether to delete, or only to log.
             owner: What a pod belongs to, for the log.
+            keep_over: Whether pods that are over stay, for whoever wants to look into them.
         """
         self.api = api
         self.watch = watch
@@ -54,6 +56,7 @@ class Reaper:
         self.patience_seconds = patience_seconds
         self.end_orphans = end_orphans
         self.owner = owner
+        self.keep_over = keep_over
         self.recorded: Callable[[], Collection[str]] = frozenset
         self.live: Callable[[], Collection[str]] = frozenset
         self.ended = 0
@@ -79,6 +82,7 @@ class Reaper:
             pod.uid: pod
             for pod in map(Pod.of, others)
             if pod.uid and pod.hub_id == self.hub_id and not pod.deleting
+            if not (self.keep_over and pod.over)
         }
         self._seen = {uid: self._seen.get(uid, now) for uid in orphans}
         due = [uid for uid, seen in self._seen.items() if now - seen >= self.patience_seconds]

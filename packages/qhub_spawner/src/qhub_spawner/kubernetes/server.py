@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 from qhub_spawner.errors import KubernetesError
 from qhub_spawner.kubernetes import creating, ending, manifest, names, words
 from qhub_spawner.kubernetes.creating import sentence
+from qhub_spawner.kubernetes.enduring import Endurance
 from qhub_spawner.kubernetes.pod_spawner import PodSpawner
 from qhub_spawner.kubernetes.pods import Pod
 from qhub_spawner.launch import (
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 STATE_VERSION = 1
 _CONNECT_SECONDS = 0.05
 _LONGEST_CONNECT_SECONDS = 0.5
+_LEAST_GRACE_SECONDS = 1.0
 _WAITING_SECONDS = 2.0  # a change wakes it at once; this is for what only time brings
 
 
@@ -78,7 +81,9 @@ class KubernetesServer(BackendServer):
         """See `BackendServer.start`. The pod's name is on record before Kubernetes hears of it."""
         self._forget_last()
         profile = launch.selection.profile
-        self.grace_seconds, self._alternatives = launch.grace_seconds, launch.alternatives
+        # with no grace at all Kubernetes would forget a pod whose processes may still run
+        self.grace_seconds = max(_LEAST_GRACE_SECONDS, launch.grace_seconds)
+        self._alternatives = launch.alternatives
         self.granted = words.Granted(str(profile.memory or ""), str(profile.walltime or ""))
         pod = await self.prepared(launch)
         creating.take_name(self)
@@ -154,7 +159,8 @@ class KubernetesServer(BackendServer):
     async def _until_up(self) -> ServerAddress:
         """Wait until the server in the pod listens."""
         ran_since: float | None = None
-        waits_since = time.monotonic()
+        patience = self.backend.capacity_patience if self._alternatives else None
+        endurance = Endurance(self.backend.stuck_patience, patience)
         while True:
             pod = await self._look()
             if self._ended is not None or pod is None:
@@ -185,18 +191,8 @@ class KubernetesServer(BackendServer):
             ran_since = None
             text, percent = words.waiting_words(pod, self._events(), now=datetime.now(UTC))
             self.say(text, percent)
-            self._give_up(pod, time.monotonic() - waits_since, text)
+            endurance.judge(pod, self._events(), text)
             await self.backend.changed(self.key, _WAITING_SECONDS)
-
-    def _give_up(self, pod: Pod, waited: float, text: str) -> None:
-        """Fail, after some patience, where waiting is in vain or another backend may do better."""
-        events = self._events()
-        stuck = words.stuck_words(pod, events)
-        if stuck is not None and waited > self.backend.stuck_patience:
-            raise StartFailedError(sentence(f"The server cannot start: {stuck}"))
-        patient = not self._alternatives or waited < self.backend.capacity_patience
-        if not patient and words.for_want_of_capacity(pod, events, datetime.now(UTC)):
-            raise NoCapacityError(text)
 
     async def _look(self) -> Pod | None:
         """Return the pod as it is now known, ``None`` if it is certain that there is none."""
@@ -321,7 +317,8 @@ class KubernetesServer(BackendServer):
         if self._creating is not None:
             await asyncio.wait([self._creating])
         try:
-            await ending.delete(self, 0 if now else int(self.grace_seconds))
+            grace = _LEAST_GRACE_SECONDS if now else self.grace_seconds
+            await ending.delete(self, math.ceil(grace))
         except StopFailedError:
             self.stopping = False  # it lives on, as far as anybody knows
             raise
@@ -364,6 +361,7 @@ class KubernetesServer(BackendServer):
             "memory": self.granted.memory,
             "walltime": self.granted.walltime,
             "grace_seconds": self.grace_seconds,
+            "alternatives": self._alternatives,
         }
         if self.address is not None:
             state["address"] = {"host": self.address.host, "port": self.address.port}
@@ -377,7 +375,9 @@ class KubernetesServer(BackendServer):
         self.pod_name, self.spawn_id = str(state["pod"]), str(state["spawn"])
         self.uid = state.get("uid")
         self.granted = words.Granted(state.get("memory", ""), state.get("walltime", ""))
-        self.grace_seconds = float(state.get("grace_seconds", self.grace_seconds))
+        self._alternatives = state.get("alternatives") is True
+        grace = float(state.get("grace_seconds", self.grace_seconds))
+        self.grace_seconds = max(_LEAST_GRACE_SECONDS, grace)
         if state.get("address"):
             self.address = ServerAddress(
                 str(state["address"]["host"]), int(state["address"]["port"])

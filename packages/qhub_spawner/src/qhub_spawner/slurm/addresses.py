@@ -61,7 +61,11 @@ async def _otherwise_allowed(host: str, accepted: set[str], networks: Collection
         return False
     if any(literal in ipaddress.ip_network(network) for network in networks):
         return True
-    return literal.is_loopback and await asyncio.to_thread(_any_is_here, accepted)
+    if literal.is_unspecified or literal.is_multicast:
+        return False
+    # a node that is this machine itself is reached by any address of it
+    own = literal.is_loopback or await asyncio.to_thread(_any_is_here, {str(literal)})
+    return own and await asyncio.to_thread(_any_is_here, accepted)
 
 
 async def _resolved(names: set[str]) -> set[str]:
@@ -77,7 +81,7 @@ async def _resolved(names: set[str]) -> set[str]:
 
 
 def _any_is_here(addresses: set[str]) -> bool:
-    """Whether one of `addresses` is this machine's own: only then is loopback the job's node."""
+    """Whether one of `addresses` is this machine's own, which then is the job's node."""
     for address in addresses:
         try:
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
