@@ -264,7 +264,23 @@ async def test_a_hook_sets_traits_of_kubespawner() -> None:
     """A hook that was written for KubeSpawner says what this one server gets."""
     found = owner(KubeSpawner={"image": "x"})
     found.image = "y"
-    assert PodSpawner.beside(found, cluster=False).image == "y"
+    found.mem_limit = "2G"
+    found.args.append("--more")
+    pods = PodSpawner.beside(found, cluster=False)
+    assert (pods.image, pods.mem_limit, pods.args) == ("y", 2 * 2**30, ["--more"])
+    found = owner(KubeSpawner={"mem_limit": "1G"}, Spawner={"args": ["--x"]})
+    pods = PodSpawner.beside(found, cluster=False)
+    assert (pods.mem_limit, pods.args) == (2**30, ["--x"])
+
+
+async def test_overrides_of_groups() -> None:
+    """What ``c.KubeSpawner.group_overrides`` gives a group reaches the pods of its people."""
+    override = {"groups": ["big"], "spawner_override": {"mem_limit": "8G", "image": "large"}}
+    found = owner(KubeSpawner={"mem_limit": "1G", "group_overrides": {"1": override}})
+    found.user.groups = [SimpleNamespace(name="big")]
+    await found.apply_group_overrides()
+    pods = PodSpawner.beside(found, cluster=False)
+    assert (pods.mem_limit, pods.image) == (8 * 2**30, "large")
 
 
 def test_convert_notes_what_has_no_effect_in_a_profile() -> None:

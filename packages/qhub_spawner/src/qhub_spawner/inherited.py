@@ -9,7 +9,7 @@ from typing import Any
 
 from qhub_spawner.access import Selection
 from qhub_spawner.errors import ConfigurationError
-from qhub_spawner.kubespawner_traits import OF_THE_HUB
+from qhub_spawner.kubespawner_traits import OF_A_POD, OF_THE_HUB
 from qhub_spawner.kubespawner_traits import REPLACED as REPLACED_BY_POD
 from qhub_spawner.slurm.possible import refused
 from qhub_spawner.slurm.script import Defaults
@@ -70,6 +70,11 @@ def with_kubespawner(own: Any, config: Any, sections: Sequence[str]) -> Any:
         if not _is_special(name, config, sections):
             own[name] = copy.deepcopy(value)
     return own
+
+
+def configured(spawner: Any) -> dict[str, Any]:
+    """Return what a new spawner says of pods, to tell what a hook changes for one server."""
+    return {name: copy.deepcopy(getattr(spawner, name)) for name in OF_A_POD}
 
 
 def fit_start_timeout(spawner: Any, selection: Selection) -> None:

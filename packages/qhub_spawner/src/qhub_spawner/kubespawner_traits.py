@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["OF_THE_HUB", "REPLACED", "instead"]
+__all__ = ["OF_A_POD", "OF_THE_HUB", "REPLACED", "instead"]
 
 # Traits of every spawner that the hub asks for: `QHubSpawner` takes them from ``c.KubeSpawner``,
 # where neither its own section nor batchspawner's says anything.
@@ -32,6 +32,12 @@ OF_THE_HUB = frozenset(
         # only for what Kubernetes alone may start, see `inherited.fit_start_timeout`
         "start_timeout",
     }
+)
+
+# Traits of every spawner that shape a pod: a hook or ``group_overrides`` may set them for a server.
+OF_A_POD = (
+    *("args", "cmd", "cpu_guarantee", "cpu_limit", "debug", "default_url", "disable_user_config"),
+    *("env_keep", "mem_guarantee", "mem_limit", "notebook_dir"),
 )
 
 _OUR_PAGE = "the options page is qhub's; c.QHubSpawner.profiles says what is on it"

@@ -105,6 +105,7 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         """Take over what was chosen last time."""
         super().__init__(*args, **kwargs)
         self._chosen_before: dict[str, Any] = self.user_options
+        self.configured = inherited.configured(self)
         self.notes = []
 
     @default("apply_user_options")

@@ -88,6 +88,9 @@ class PodSpawner(KubeSpawner):  # type: ignore[misc]  # kubespawner has no types
         # a hook that was written for KubeSpawner sets its traits on what it is given
         for name in vars(owner).keys() & set(cls.class_trait_names(config=True)):
             setattr(made, name, vars(owner)[name])
+        for name, before in getattr(owner, "configured", {}).items():
+            if getattr(owner, name) != before:
+                setattr(made, name, getattr(owner, name))
         # what a hook has put there for this server
         made.environment = {**made.environment, **getattr(owner, "environment", {})}
         # JupyterHub's own setter would write to its database
