@@ -259,8 +259,26 @@ async def type_in_a_terminal(hub: Any, person: str, words: str) -> None:
     socket.close()
 
 
-async def test_a_silent_terminal(hub_on: Any, kubernetes: Any, user_bin: Path) -> None:
-    """A program in a terminal is work, on every backend, though it says nothing."""
+def a_slurm_job_is_work(hub: Any, slurm: Any) -> None:
+    """See that a batch job that waits or runs keeps alice's server, and none that is over."""
+
+    def busy() -> str | None:
+        found: str | None = hub.api("GET", "users/alice/qhub/idle").json["busy"]
+        return found
+
+    waits = slurm.sbatch("alice", "true", "--job-name=train", "--begin=now+1hour")
+    words = f"the Slurm job {waits} that was started meanwhile waits"
+    wait_until(lambda: busy() == words, 90, "a job that waits", poll_seconds=1)
+    runs = slurm.sbatch("alice", "sleep 300", "--job-name=train")
+    slurm.run(["scancel", str(waits)])
+    words = f"the Slurm job {runs} that was started meanwhile runs"
+    wait_until(lambda: busy() == words, 90, "a job that runs", poll_seconds=1)
+    slurm.run(["scancel", str(runs)])
+    wait_until(lambda: busy() is None, 90, "the end of both", poll_seconds=1)
+
+
+async def test_a_silent_terminal(hub_on: Any, slurm: Any, kubernetes: Any, user_bin: Path) -> None:
+    """A program in a terminal is work, on every backend, though it says nothing; on Slurm a job is, too."""
     from tests.systems.kubernetes_hub import PROFILES, KubernetesHub
 
     here = {"slug": "here", "display_name": "Here", "local": {}}
@@ -272,7 +290,7 @@ async def test_a_silent_terminal(hub_on: Any, kubernetes: Any, user_bin: Path) -
     try:
         hub.add_user("bob")
         places = {
-            "slurm": (hub_on(), "alice", {}),
+            "slurm": (hub_on(config="c.SlurmBackend.poll_rest = 3\n"), "alice", {}),
             "kubernetes": (hub, "alice", {}),
             "local": (hub, "bob", {"profile": "here"}),
         }
@@ -281,6 +299,8 @@ async def test_a_silent_terminal(hub_on: Any, kubernetes: Any, user_bin: Path) -
             on.start_server(person, options)
             on.wait_ready(person)
             assert on.api("GET", f"users/{person}/qhub/idle").json["busy"] is None
+            if on is not hub:
+                await asyncio.to_thread(a_slurm_job_is_work, on, slurm)
             await type_in_a_terminal(on, person, "sleep 300")
 
         def busy(on: Any, person: str) -> str:

@@ -172,6 +172,22 @@ async def test_slurm_jobs(other: Job, busy: bool) -> None:
     assert bool(spawner.last_ended) is not busy
 
 
+@pytest.mark.parametrize(("minutes", "busy"), [(1, True), (-1, False)])
+async def test_slurms_clock_differs(minutes: float, busy: bool) -> None:
+    """A server on Slurm and other jobs are compared by Slurm's own clock."""
+    rule, spawner, use = made()
+    name = "qhub-ab-0011223344556677"
+    spawner.backend_server = SimpleNamespace(state=lambda: {"name": name})
+    begun = NOW - timedelta(days=3)
+    jobs = (
+        job(job_id=8, name=name, submitted=begun),
+        job(submitted=begun + timedelta(minutes=minutes)),
+    )
+    rule.queue = lambda: SimpleNamespace(jobs=jobs)  # type: ignore[method-assign]
+    await rule.look()
+    assert bool(use.busy) is busy
+
+
 async def test_jobs_need_not_count() -> None:
     """The administrator decides."""
     rule, spawner, _ = made(jobs_count=False)

@@ -269,9 +269,12 @@ class IdleRule(LoggingConfigurable):
     def _jobs(self, spawner: Any) -> str | None:
         """Say which job of the person's own, submitted since the server started, is not over."""
         queue = self.queue()
-        started = _aware(getattr(spawner.orm_spawner, "started", None))
         if not self.jobs_count or queue is None:
             return None
+        started = _aware(getattr(spawner.orm_spawner, "started", None))
+        state: Any = getattr(spawner.backend_server, "state", dict)()
+        ours = [job.submitted for job in queue.jobs if job.name == state.get("name")]
+        started = next(filter(None, ours), started)  # by Slurm's own clock, if it is a job itself
         for job in queue.jobs:
             own = job.user == spawner.user.name and not job.name.startswith("qhub-")
             if own and not job.state.over and job.submitted and job.submitted >= started:
