@@ -248,6 +248,23 @@ async def test_a_promise_stands_in_the_hubs_record() -> None:
     assert spawner.orm_spawner.last_activity is None
 
 
+async def test_a_promise_waits_for_its_server() -> None:
+    """A hub that has just started keeps what was promised until it finds the server ready."""
+    rule, spawner, _ = made()
+    rule.extend(spawner, 3600)
+    spawner.ready = False
+    spawner.orm_spawner.last_activity = None
+    await rule.look()
+    assert spawner.orm_spawner.last_activity is None
+    spawner.ready = True
+    await rule.look()
+    assert spawner.orm_spawner.last_activity is not None
+    assert not spawner.last_ended
+    spawner.backend_server = None
+    await rule.look()
+    assert rule.state(spawner) == {}
+
+
 class StepClock(datetime):
     """The hub's clock, which somebody sets."""
 
