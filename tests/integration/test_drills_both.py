@@ -30,6 +30,7 @@ c.QHubSpawner.profiles = [
     {{"slug": "pod", "display_name": "Pod", **common, **pod}},
     {{"slug": "job", "display_name": "Job", **common, **job}},
     {{"slug": "either", "display_name": "Either", **common, **pod, **job}},
+    {{"slug": "job-first", "display_name": "Job first", **common, **job, **pod}},
 ]
 c.SlurmBackend.poll_starting = 1
 c.QHubSpawner.stop_grace = 1
@@ -163,3 +164,18 @@ def test_no_room_on_one(both: Both) -> None:
     assert model is not None
     assert model["state"]["backend"] == "slurm"
     assert both.running() == (1, 0)
+
+
+def test_no_partition_on_slurm(both: Both) -> None:
+    """The other way round: what sbatch refuses for want of a partition becomes a pod."""
+    server, state = Server("bob", "pod"), ["scontrol", "update", "PartitionName=many"]
+    both.hub.slurm.run([*state, "State=INACTIVE"])
+    try:
+        both.request(server, "job-first")
+        said = [event["message"] for event in both.hub.progress("bob", "pod")]
+    finally:
+        both.hub.slurm.run([*state, "State=UP"])
+    assert any("Slurm has no room now" in words for words in said), said
+    assert any("Trying Kubernetes instead" in words for words in said), said
+    both.settled([server])
+    assert both.running() == (0, 1)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -21,6 +24,7 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from tornado.websocket import websocket_connect
 
+from tests.systems import stand_in
 from tests.systems.hub import HubSystem
 from tests.systems.processes import wait_until
 from tests.systems.slurm.unix_users import HUB_USER, ensure_service_user
@@ -40,10 +44,19 @@ c.IdleRule.max_extension = 60
 @pytest.fixture(scope="module")
 def hub(user_bin: Path) -> Iterator[Any]:
     """A hub that ends servers after eight idle seconds."""
+    with a_hub(user_bin, TIMEOUT) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def a_hub(user_bin: Path, timeout: float, more: str = "") -> Iterator[HubSystem]:
+    """A hub with alice, for as long as the block runs."""
     folder = Path(tempfile.mkdtemp(prefix="qhub-idle-"))
     folder.chmod(0o755)
     ensure_service_user(HUB_USER)
-    config = CONFIG.format(bin=user_bin, homes=folder / "hub" / "homes", timeout=TIMEOUT)
+    shutil.copy(stand_in.__file__, folder)
+    config = CONFIG.format(bin=user_bin, homes=folder / "hub" / "homes", timeout=timeout)
+    config += more.format(folder=folder)
     made = HubSystem(
         *(folder / "hub", config),
         environment_bin=user_bin,
@@ -183,6 +196,52 @@ def test_the_promise_outlives_the_hub(hub: HubSystem, server: str) -> None:
     lives_through(hub, server, TIMEOUT + 2)
 
 
+CULLER = """
+c.Spawner.cmd = ["python3", "-I", "{folder}/stand_in.py"]
+c.IdleRule.max_extension = 3600
+c.JupyterHub.services += [{{"name": "teller", "api_token": "the-tellers-token"}}]
+c.JupyterHub.custom_scopes = {{"custom:qhub:busy": {{"description": "Tell"}}}}
+c.JupyterHub.load_roles += [
+    {{"name": "teller", "services": ["teller"], "scopes": ["custom:qhub:busy"]}},
+]
+"""
+
+
+def test_jupyterhub_idle_culler(user_bin: Path) -> None:
+    """The culler, unchanged and in the place of the rule, spares what is kept and what is told to work."""
+    with a_hub(user_bin, 0, CULLER) as hub:
+        names = ("unused", "kept", "busy")
+        for name in names:
+            hub.start_server("alice", {}, name)
+        for name in names:
+            hub.wait_ready("alice", name)
+
+        def told() -> bool:
+            body = {"what": "a Dask cluster works", "server": "busy"}
+            path = "users/alice/qhub/busy"
+            return hub.api("POST", path, body, token="the-tellers-token").status == 204
+
+        assert told()
+        path = "users/alice/qhub/idle/kept"
+        assert hub.api("POST", path, {"seconds": 3600}).status == 200
+        argv = ["-m", "jupyterhub_idle_culler", "--timeout=6", "--cull-every=1"]
+        culler = subprocess.Popen(
+            [sys.executable, *argv, f"--url={hub.hub_url}hub/api"],
+            env={"PATH": os.environ["PATH"], "JUPYTERHUB_API_TOKEN": hub.token},
+        )
+        try:
+            wait_until(lambda: told() and not ready(hub, "unused"), 60, "the end of what is unused")
+            # as long again as it had: nobody else is ended
+            gone = time.monotonic() + 8
+            wait_until(lambda: told() and time.monotonic() > gone, 60, poll_seconds=1)
+            assert ready(hub, "kept")
+            assert ready(hub, "busy")
+            assert culler.poll() is None
+        finally:
+            culler.terminate()
+            culler.wait()
+
+
 async def type_in_a_terminal(hub: Any, person: str, words: str) -> None:
     """Open a terminal of a person's server as a browser does, type, and close the tab."""
     base = f"{hub.url}user/{person}/"
@@ -200,8 +259,26 @@ async def type_in_a_terminal(hub: Any, person: str, words: str) -> None:
     socket.close()
 
 
-async def test_a_silent_terminal(hub_on: Any, kubernetes: Any, user_bin: Path) -> None:
-    """A program in a terminal is work, on every backend, though it says nothing."""
+def a_slurm_job_is_work(hub: Any, slurm: Any) -> None:
+    """See that a batch job that waits or runs keeps alice's server, and none that is over."""
+
+    def busy() -> str | None:
+        found: str | None = hub.api("GET", "users/alice/qhub/idle").json["busy"]
+        return found
+
+    waits = slurm.sbatch("alice", "true", "--job-name=train", "--begin=now+1hour")
+    words = f"the Slurm job {waits} that was started meanwhile waits"
+    wait_until(lambda: busy() == words, 90, "a job that waits", poll_seconds=1)
+    runs = slurm.sbatch("alice", "sleep 300", "--job-name=train")
+    slurm.run(["scancel", str(waits)])
+    words = f"the Slurm job {runs} that was started meanwhile runs"
+    wait_until(lambda: busy() == words, 90, "a job that runs", poll_seconds=1)
+    slurm.run(["scancel", str(runs)])
+    wait_until(lambda: busy() is None, 90, "the end of both", poll_seconds=1)
+
+
+async def test_a_silent_terminal(hub_on: Any, slurm: Any, kubernetes: Any, user_bin: Path) -> None:
+    """A program in a terminal is work, on every backend, though it says nothing; on Slurm a job is, too."""
     from tests.systems.kubernetes_hub import PROFILES, KubernetesHub
 
     here = {"slug": "here", "display_name": "Here", "local": {}}
@@ -213,7 +290,7 @@ async def test_a_silent_terminal(hub_on: Any, kubernetes: Any, user_bin: Path) -
     try:
         hub.add_user("bob")
         places = {
-            "slurm": (hub_on(), "alice", {}),
+            "slurm": (hub_on(config="c.SlurmBackend.poll_rest = 3\n"), "alice", {}),
             "kubernetes": (hub, "alice", {}),
             "local": (hub, "bob", {"profile": "here"}),
         }
@@ -222,6 +299,8 @@ async def test_a_silent_terminal(hub_on: Any, kubernetes: Any, user_bin: Path) -
             on.start_server(person, options)
             on.wait_ready(person)
             assert on.api("GET", f"users/{person}/qhub/idle").json["busy"] is None
+            if on is not hub:
+                await asyncio.to_thread(a_slurm_job_is_work, on, slurm)
             await type_in_a_terminal(on, person, "sleep 300")
 
         def busy(on: Any, person: str) -> str:

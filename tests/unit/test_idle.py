@@ -172,6 +172,22 @@ async def test_slurm_jobs(other: Job, busy: bool) -> None:
     assert bool(spawner.last_ended) is not busy
 
 
+@pytest.mark.parametrize(("minutes", "busy"), [(1, True), (-1, False)])
+async def test_slurms_clock_differs(minutes: float, busy: bool) -> None:
+    """A server on Slurm and other jobs are compared by Slurm's own clock."""
+    rule, spawner, use = made()
+    name = "qhub-ab-0011223344556677"
+    spawner.backend_server = SimpleNamespace(state=lambda: {"name": name})
+    begun = NOW - timedelta(days=3)
+    jobs = (
+        job(job_id=8, name=name, submitted=begun),
+        job(submitted=begun + timedelta(minutes=minutes)),
+    )
+    rule.queue = lambda: SimpleNamespace(jobs=jobs)  # type: ignore[method-assign]
+    await rule.look()
+    assert bool(use.busy) is busy
+
+
 async def test_jobs_need_not_count() -> None:
     """The administrator decides."""
     rule, spawner, _ = made(jobs_count=False)
@@ -230,6 +246,23 @@ async def test_a_promise_stands_in_the_hubs_record() -> None:
     spawner.orm_spawner.last_activity = None
     await rule.look()
     assert spawner.orm_spawner.last_activity is None
+
+
+async def test_a_promise_waits_for_its_server() -> None:
+    """A hub that has just started keeps what was promised until it finds the server ready."""
+    rule, spawner, _ = made()
+    rule.extend(spawner, 3600)
+    spawner.ready = False
+    spawner.orm_spawner.last_activity = None
+    await rule.look()
+    assert spawner.orm_spawner.last_activity is None
+    spawner.ready = True
+    await rule.look()
+    assert spawner.orm_spawner.last_activity is not None
+    assert not spawner.last_ended
+    spawner.backend_server = None
+    await rule.look()
+    assert rule.state(spawner) == {}
 
 
 class StepClock(datetime):

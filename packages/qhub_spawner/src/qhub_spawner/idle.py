@@ -142,9 +142,10 @@ class IdleRule(LoggingConfigurable):
 
     async def look(self) -> None:
         """Ask every server that could be idle, and end those that are."""
-        spawners = self._ready()
-        for key in self._uses.keys() - spawners.keys():
+        there = self._there()
+        for key in self._uses.keys() - there.keys():
             del self._uses[key]
+        spawners = {key: it for key, it in there.items() if it.ready and not it.pending}
         self._keep_promises(spawners)
         if not self.timeout:
             return
@@ -156,15 +157,17 @@ class IdleRule(LoggingConfigurable):
     def _keep_promises(self, spawners: Mapping[tuple[str, str], Any]) -> None:
         """Have everybody else spare the servers, too, that their people want kept."""
         for key, use in self._uses.items():
-            if use.extended is not None and use.extended > time.monotonic():
+            promised = use.extended is not None and use.extended > time.monotonic()
+            if promised and key in spawners:
                 self._record(spawners[key])
 
-    def _ready(self) -> dict[tuple[str, str], Any]:
+    def _there(self) -> dict[tuple[str, str], Any]:
+        """Return all servers; a hub that has just started does not yet find them ready."""
         return {
             (user.name, name): spawner
             for user in list(self.app.users.values())
             for name, spawner in list(user.spawners.items())
-            if spawner.ready and not spawner.pending and hasattr(spawner, "backend_server")
+            if getattr(spawner, "backend_server", None) is not None
         }
 
     def _use(self, key: tuple[str, str], spawner: Any) -> Use:
@@ -269,9 +272,12 @@ class IdleRule(LoggingConfigurable):
     def _jobs(self, spawner: Any) -> str | None:
         """Say which job of the person's own, submitted since the server started, is not over."""
         queue = self.queue()
-        started = _aware(getattr(spawner.orm_spawner, "started", None))
         if not self.jobs_count or queue is None:
             return None
+        started = _aware(getattr(spawner.orm_spawner, "started", None))
+        state: Any = getattr(spawner.backend_server, "state", dict)()
+        ours = [job.submitted for job in queue.jobs if job.name == state.get("name")]
+        started = next(filter(None, ours), started)  # by Slurm's own clock, if it is a job itself
         for job in queue.jobs:
             own = job.user == spawner.user.name and not job.name.startswith("qhub-")
             if own and not job.state.over and job.submitted and job.submitted >= started:
