@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from qhub_auth.administration import archiving, sites
 from qhub_auth.administration.archiving import archive_folder, archive_home
 from qhub_auth.administration.sites import Everybody, Site
-from qhub_auth.administration.verbs import write_nss
+from qhub_auth.administration.verbs import audit, sync, write_nss
 from qhub_auth.errors import ConfigurationError, IdentityError
 from qhub_auth.folders.verbs import Archive, Check, Verb
 from qhub_auth.homes.ensuring import Result
@@ -94,6 +94,29 @@ async def test_without_a_rule_nothing_is_done(tmp_path: Path, rules: list[str]) 
     finally:
         await site.close()
     assert not (tmp_path / "nss").exists()
+
+
+async def test_what_somebody_wrote_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers are written back where there are none; who has one that counts for nothing is named, and it stays for somebody to mend."""
+    written: list[str] = []
+
+    async def write(self: KeycloakAdmin, sub: str, values: Mapping[str, str]) -> None:
+        written.append(sub)
+
+    monkeypatch.setattr(KeycloakAdmin, "write_attributes", write)
+    site = site_of(tmp_path, "allow_all = True")
+    try:
+        done = await sync(site, write_back=True)
+        findings = await audit(site, machine=False, folders=False)
+    finally:
+        await site.close()
+    assert written == ["s1", "s2"]
+    assert done.problems == ["'carol' is not written back: see qhub-identity audit"]
+    wrong = [each.words for each in findings if each.kind == "wrong"]
+    assert any("carol" in words and "uidNumber" in words for words in wrong)
+    assert any("/odd" in words for words in wrong)
 
 
 class Root:
