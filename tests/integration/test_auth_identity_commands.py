@@ -255,6 +255,8 @@ def test_import(office_with: Callable[..., Office]) -> None:
 def test_audit(office_with: Callable[..., Office]) -> None:
     """`audit` finds what differs between Keycloak, numbers and folders, and its exit code tells whether something is wrong."""
     office = office_with()
+    assert "no database of numbers" in office.said("audit", code=1)
+    office.said("import", "--passwd", "/dev/null")
     assert "no numbers yet" in office.said("audit", "--no-machine", "--no-folders")
     office.said("audit", "--no-machine", "--no-folders", "--strict", code=1)
     office.said("sync")
@@ -330,6 +332,41 @@ def test_everybodys_folders(office_with: Callable[..., Office], folder_site: Fol
     assert office.said("audit", "--strict") == "0 wrong, 0 missing\n"
 
 
+def test_what_is_left_of_who_is_gone(
+    office_with: Callable[..., Office], folder_site: FolderSite
+) -> None:
+    """`archive` moves the home and the folder of who is gone, and of nobody else, and only if one says so; a folder goes after those in it."""
+    homes, shared = folder_site.homes, folder_site.shared
+    office = office_with(**{
+        "Folders.command": [str(folder_site.command)],
+        "Folders.home_root": str(homes),
+        "Identities.home": f"{homes}/{{name}}",
+        "Identities.shared_root": str(shared),
+    })  # fmt: skip
+    office.said("sync")
+    office.said("ensure-dirs")
+    (homes / "dave" / "kept").write_text("kept")
+    assert "'dave': is not gone" in office.said("archive", "dave", "--yes", code=1)
+    office.realm.admin.delete("dave")
+    office.realm.admin.delete_group("/physics")
+    office.said("sync", "--force")
+    assert "nothing was done: say --yes" in office.said("archive", "dave")
+    assert "archive or move these first" in office.said("archive", "--group=/physics", code=1)
+    lab = "--group=/physics/team-a"
+    assert "nothing was done: say --yes" in office.said("archive", lab)
+    assert (homes / "dave").exists()
+    assert (shared / "physics/team-a").exists()
+    office.said("archive", "dave", "--yes")
+    office.said("archive", lab, "--yes")
+    office.said("archive", "--group=/physics", "--yes")
+    assert not (homes / "dave").exists()
+    assert not (shared / "physics").exists()
+    (kept,) = (homes / ".qhub").rglob("kept")
+    assert kept.read_text() == "kept"
+    assert "archived already" in office.said("archive", "dave", "--yes", code=1)
+    assert "dave" not in office.said("ensure-dirs")
+
+
 def test_what_is_not_made_is_told(
     office_with: Callable[..., Office], folder_site: FolderSite
 ) -> None:
@@ -348,7 +385,9 @@ def test_what_is_not_made_is_told(
 
 def test_without_a_command_for_folders(office_with: Callable[..., Office]) -> None:
     """Where no command makes folders `ensure-dirs` says which setting names one."""
-    assert "c.Folders.command" in office_with().said("ensure-dirs", code=1)
+    office = office_with()
+    office.said("sync")
+    assert "c.Folders.command" in office.said("ensure-dirs", code=1)
 
 
 def test_who_may_not_come_in_gets_nothing(office_with: Callable[..., Office]) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import missing
 from tests.systems.keycloak import AdminError, PageError, Realm, claims
+from tests.systems.keycloak_hub import until
 from tests.systems.ldap import GROUPS_DN, PEOPLE_DN, READER_DN, LdapSystem, sweep
 from tests.systems.processes import SystemUnavailableError
+from tests.systems.synced_hub import SyncedHub
 
 
 @pytest.fixture
@@ -83,6 +86,21 @@ def test_a_change_in_the_directory_is_seen(
     # the cache's own event aside
     assert len(realm.admin.events()) <= events + 1
     assert realm.admin.groups_of("georg") == set()
+
+
+def test_at_the_hub(ldap: LdapSystem, make_realm: Callable[..., Realm], tmp_path: Path) -> None:
+    """A person of the directory logs in at the hub with its numbers, home and groups, and group sync follows what changes there, which makes no event."""
+    realm = make_realm(ldap=[federation(ldap)])
+    with SyncedHub(tmp_path / "hub", realm, "c.GroupSync.full_seconds = 10\n") as hub:
+        with hub.browser() as georg:
+            start = f"{hub.url}hub/oauth_login"
+            realm.log_in(georg, start, "georg", "georg-ldap", until=f"{hub.url}hub/spawn")
+        who, person = hub.state("georg")["qhub"], ldap.people["georg"]
+        assert (who["uid"], who["gid"], who["home"]) == (person.uid, person.gid, person.home)
+        assert hub.groups_of("georg") == {"/chemistry", "/chemistry/lab"}
+        ldap.remove_member("georg", "lab")
+        realm.admin.api.post(f"{realm.admin.path}/clear-user-cache")
+        until(lambda: not hub.groups_of("georg"), 60, "georg is in no group any more")
 
 
 def test_a_read_only_directory_is_not_written(

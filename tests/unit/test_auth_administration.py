@@ -1,19 +1,24 @@
-"""What `qhub-identity` takes from the settings file: who counts as somebody that may come in."""
+"""What `qhub-identity` does: who counts as somebody that may come in, what is archived of who is gone."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qhub_auth.administration import sites
+from qhub_auth.administration import archiving, sites
+from qhub_auth.administration.archiving import archive_folder, archive_home
 from qhub_auth.administration.sites import Everybody, Site
-from qhub_auth.administration.verbs import write_nss
-from qhub_auth.errors import ConfigurationError
+from qhub_auth.administration.verbs import audit, sync, write_nss
+from qhub_auth.errors import ConfigurationError, IdentityError
+from qhub_auth.folders.verbs import Archive, Check, Verb
+from qhub_auth.homes.ensuring import Result
+from qhub_auth.keycloak.admin import KeycloakAdmin
 from qhub_auth.keycloak.representations import Account, GroupRecord
 from qhub_auth.keycloak.snapshot import Member, Realm, Snapshot
-from qhub_auth.numbers.numbered import PersonWanted
+from qhub_auth.numbers.numbered import GroupWanted, PersonWanted
 
 REALM = Realm(groups={"g1": GroupRecord("g1", "/physics"), "g2": GroupRecord("g2", "/odd\u200b")})
 SNAPSHOT = Snapshot(
@@ -89,3 +94,128 @@ async def test_without_a_rule_nothing_is_done(tmp_path: Path, rules: list[str]) 
     finally:
         await site.close()
     assert not (tmp_path / "nss").exists()
+
+
+async def test_what_somebody_wrote_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers are written back where there are none; who has one that counts for nothing is named, and it stays for somebody to mend."""
+    written: list[str] = []
+
+    async def write(self: KeycloakAdmin, sub: str, values: Mapping[str, str]) -> None:
+        written.append(sub)
+
+    monkeypatch.setattr(KeycloakAdmin, "write_attributes", write)
+    site = site_of(tmp_path, "allow_all = True")
+    try:
+        done = await sync(site, write_back=True)
+        findings = await audit(site, machine=False, folders=False)
+    finally:
+        await site.close()
+    assert written == ["s1", "s2"]
+    assert done.problems == ["'carol' is not written back: see qhub-identity audit"]
+    wrong = [each.words for each in findings if each.kind == "wrong"]
+    assert any("carol" in words and "uidNumber" in words for words in wrong)
+    assert any("/odd" in words for words in wrong)
+
+
+class Root:
+    """What is asked of root, and done."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[Verb] = []
+        self.answer = "done"
+        monkeypatch.setattr(archiving, "ensure", self)
+
+    async def __call__(self, _: Any, verbs: Sequence[Verb], **__: Any) -> tuple[Result, ...]:
+        self.asked += verbs
+        answer: Any = "would" if isinstance(verbs[0], Check) else self.answer
+        return tuple(Result(verb, answer, "words") for verb in verbs)
+
+
+class Left:
+    """A site with people and groups of whom some are gone."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.site = site_of(folder, "allow_all = True")
+        self.site.folders.command = ["ensure"]
+        self.site.folders.home_root = "/home"
+        self.store = self.site.identities.store
+        self.store.persons([PersonWanted("s1", "alice"), PersonWanted("s9", "gone")])
+        wanted = [
+            GroupWanted("g1", "/physics"),
+            GroupWanted("g8", "/old"),
+            GroupWanted("g9", "/old/a"),
+        ]
+        self.store.groups(wanted)
+        self.store.retire("s9")
+        for key in ("g8", "g9"):
+            self.store.retire_group(key)
+        self.back: set[str] = set()
+        self.root = Root(monkeypatch)
+        monkeypatch.setattr(KeycloakAdmin, "account", self.account)
+        monkeypatch.setattr(KeycloakAdmin, "realm", self.realm)
+
+    async def account(self, sub: str) -> Account | None:
+        return Account(sub, sub) if sub in self.back else None
+
+    async def realm(self) -> Realm:
+        return Realm(groups={each: GroupRecord(each, f"/{each}") for each in self.back})
+
+
+@pytest.fixture
+def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Left:
+    return Left(tmp_path, monkeypatch)
+
+
+async def test_a_home_that_is_archived(left: Left) -> None:
+    """Asking does nothing; done, it is noted, so that the person gets a new home should they come back."""
+    (would,) = await archive_home(left.site, "gone", only_ask=True)
+    assert would.result == "would"
+    assert left.store.find("s9").home == "/home/gone"
+    await archive_home(left.site, "Gone", only_ask=False)
+    assert left.root.asked[-1] == Archive("home", "gone", left.store.find("s9").uid)
+    assert left.store.find("s9").home == ""
+    with pytest.raises(IdentityError, match="archived already"):
+        await archive_home(left.site, "gone", only_ask=False)
+
+
+@pytest.mark.parametrize("answer", ["refused", "failed"])
+async def test_what_root_does_not_do_is_not_noted(left: Left, answer: str) -> None:
+    """A home or folder that is still in its place stays the person's or group's."""
+    left.root.answer = answer
+    await archive_home(left.site, "gone", only_ask=False)
+    assert left.store.find("s9").home == "/home/gone"
+    await archive_folder(left.site, "/old", only_ask=False)
+    assert all(each.folder for each in left.store.known_groups(retired=True))
+
+
+async def test_a_folder_that_is_archived(left: Left) -> None:
+    """Just the group's own folder, and it is noted."""
+    gids = {each.path: each.gid for each in left.store.known_groups(retired=True)}
+    (would,) = await archive_folder(left.site, "/old/a", only_ask=True)
+    assert would.verb == Check(Archive("share", "old/a", gids["/old/a"]))
+    await archive_folder(left.site, "/old/a", only_ask=False)
+    assert left.root.asked[-1] == Archive("share", "old/a", gids["/old/a"])
+    folders = {each.path: each.folder for each in left.store.known_groups(retired=True)}
+    assert folders == {"/physics": "/physics", "/old": "/old", "/old/a": ""}
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "back", "words"),
+    [
+        ("alice", "/physics", "", "is not gone"),
+        ("nobody", "/nothing", "", "ever had"),
+        ("gone", "/old", "s9 g8", "there"),
+    ],
+)
+async def test_who_is_there_is_left_alone(
+    left: Left, name: str, path: str, back: str, words: str
+) -> None:
+    """Only what is noted as gone, and what Keycloak still says is, goes."""
+    left.back = set(back.split())
+    with pytest.raises(IdentityError, match=words):
+        await archive_home(left.site, name, only_ask=False)
+    with pytest.raises(IdentityError, match=words):
+        await archive_folder(left.site, path, only_ask=False)
+    assert not left.root.asked

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 import pytest
 
 from qhub_auth.directory import Directory, Group
-from qhub_auth.folders.verbs import Archive, Home, Parent, Rename, Share, Tree
+from qhub_auth.folders.verbs import Archive, Home, Parent, Rename, Share
 from qhub_auth.homes.plan import (
     SharePlan,
     archive_group,
     archive_person,
     home_verb,
     share_plan,
-    tree_verbs,
 )
 from qhub_auth.numbers.resolving import membership, with_shares
 
@@ -202,12 +201,4 @@ def test_archiving_groups_begins_inside() -> None:
         Archive("share", "p/a/b", 4),
         Archive("share", "p/a", 2),
         Archive("share", "p", 1),
-    )
-
-
-def test_going_through() -> None:
-    """For each shared folder one request, with its readers."""
-    assert tree_verbs(share_plan(PHYSICS, NUMBERS).verbs) == (
-        Tree("physics", 50001, readers=(50003,)),
-        Tree("physics/team-a", 50002, readers=(50003,)),
     )

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from qhub_auth import __version__
+from qhub_auth.administration import archiving
 from qhub_auth.administration import verbs as administering
 from qhub_auth.administration.sites import Site
 from qhub_auth.errors import IdentityError, QHubAuthError, shown
 from qhub_auth.homes import setup as folder_setup
+from qhub_auth.homes.ensuring import Result
 from qhub_auth.numbers import importing
 from qhub_auth.numbers.host_accounts import HostAccounts
 from qhub_auth.numbers.importing import Found
@@ -137,6 +139,23 @@ def _release(arguments: argparse.Namespace) -> Answer:
         f"{who} is free. It was that of uid {owner.uid}, whose number and home {owner.home} nobody "
         "else gets\n"
     )
+
+
+def _archive(arguments: argparse.Namespace) -> Answer:
+    if (arguments.user is None) == (arguments.group is None):
+        raise IdentityError("expected a USER or --group=PATH, and not both")
+    only_ask = not arguments.yes
+
+    def work(site: Site) -> Awaitable[tuple[Result, ...]]:
+        if arguments.group is not None:
+            return archiving.archive_folder(site, arguments.group, only_ask=only_ask)
+        return archiving.archive_home(site, arguments.user, only_ask=only_ask)
+
+    results = _on(arguments, work)
+    lines = [f"{each.result:<8} {each.words}" for each in results]
+    if only_ask:
+        lines.append("nothing was done: say --yes")
+    return _lines(lines), any(each.result in {"refused", "failed"} for each in results)
 
 
 def _import(arguments: argparse.Namespace) -> Answer:
@@ -272,6 +291,13 @@ def _parser() -> argparse.ArgumentParser:
         help="the next person of that name is the same as before, and gets uid, gid and home: "
         "their account in Keycloak was made anew",
     )  # fmt: skip
+
+    verb = _add(
+        verbs, "archive", "move what is left of who is gone to where only root goes", _archive
+    )
+    verb.add_argument("user", metavar="USER", nargs="?", help="whose home; their name at the hub")
+    verb.add_argument("--group", metavar="PATH", help="whose shared folder")
+    verb.add_argument("--yes", action="store_true", help="do it, and do not only say what would be")
 
     realm.add_to(verbs)
     folder_setup.add_to(verbs)

@@ -305,12 +305,7 @@ async def ensure_dirs(site: Site, *, dry_run: bool = False) -> Ensured:
         IdentityError: No command is configured, or the database does not answer.
     """
     folders = site.folders
-    if not folders.command:
-        msg = (
-            "no command makes folders here: set c.Folders.command, e.g. ['sudo', '-n', '--', "
-            "'/usr/local/libexec/qhub-ensure-dirs'] (qhub-identity install-folders)"
-        )
-        raise IdentityError(msg)
+    folders.required_command()
     found = await _numbered(site)
     numbers = await asyncio.to_thread(
         _group_numbers, site, found.everybody.directory, dry_run=dry_run

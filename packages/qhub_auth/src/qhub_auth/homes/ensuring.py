@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 from traitlets import Bool, Float, List, Unicode
 from traitlets.config import LoggingConfigurable
 
-from qhub_auth.errors import FoldersError, shown
+from qhub_auth.errors import FoldersError, IdentityError, shown
 from qhub_auth.folders.verbs import Home, Share, Tree, Verb, line_of
 from qhub_auth.homes.plan import NumberedPerson, SharePlan, elsewhere_words, home_verb
 
@@ -186,6 +186,20 @@ class Folders(LoggingConfigurable):
         self._told: set[str] = set()
         self._waiting: list[tuple[tuple[Verb, ...], asyncio.Future[tuple[Result, ...]]]] = []
         self._running: asyncio.Task[None] | None = None
+
+    def required_command(self) -> list[str]:
+        """Return the command, for whom nothing can be done without one.
+
+        Raises:
+            IdentityError: None is configured.
+        """
+        if not self.command:
+            msg = (
+                "no command makes folders here: set c.Folders.command, e.g. ['sudo', '-n', '--', "
+                f"'{COMMAND}'] (qhub-identity install-folders)"
+            )
+            raise IdentityError(msg)
+        return list(self.command)
 
     async def ensure_for(
         self, person: NumberedPerson, plan: SharePlan | None = None, paths: Collection[str] = ()

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from qhub_auth.directory import Directory, Group
 from qhub_auth.errors import shown
-from qhub_auth.folders.verbs import Archive, Home, Parent, Rename, Share, Tree, Verb
+from qhub_auth.folders.verbs import Archive, Home, Parent, Rename, Share, Verb
 from qhub_auth.paths import ancestors, folder_of
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "elsewhere_words",
     "home_verb",
     "share_plan",
-    "tree_verbs",
 ]
 
 
@@ -173,15 +172,6 @@ def archive_group(groups: Iterable[NumberedGroup]) -> tuple[Archive, ...]:
     folders = [(folder_of(group.folder), group.gid) for group in groups if group.folder]
     folders.sort(key=lambda each: _depth_first(each[0]), reverse=True)
     return tuple(Archive(kind="share", name=name, owner=gid) for name, gid in folders)
-
-
-def tree_verbs(verbs: Iterable[Verb]) -> tuple[Tree, ...]:
-    """Return the requests to go through what is in shared folders, for each `Share` of `verbs`."""
-    return tuple(
-        Tree(path=verb.path, gid=verb.gid, readers=verb.readers)
-        for verb in verbs
-        if isinstance(verb, Share)
-    )
 
 
 def _depth_first(path: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
@@ -93,19 +94,26 @@ class Outbox:
         failed: list[Result] = []
         for change in changes:
             try:
-                try:
-                    entries.append(self.entry(change, now))
-                except ValidationError:
-                    if change.facts is None or change.facts.enabled:
-                        raise
-                    # who may not go on ends whatever else there is of them
-                    entries.append(self.entry(replace(change, facts=_bare(change.facts)), now))
+                entries.append(self._sendable(change, now))
             except ValidationError as error:
                 self._waiting.pop(change.sub, None)
                 failed.append(
                     Result(sub=change.sub, name=change.name, state="failed", why=_unsendable(error))
                 )
         return entries, failed
+
+    def _sendable(self, change: Change, now: float) -> Entry:
+        facts = change.facts
+        try:
+            return self.entry(change, now)
+        except ValidationError:
+            if facts is None or facts.enabled:
+                raise
+        # who is disabled ends whatever else there is of them
+        with suppress(ValidationError):
+            bare = PersonFacts(sub=facts.sub, name=facts.name, enabled=False)
+            return self.entry(replace(change, facts=bare), now)
+        return self.entry(replace(change, facts=None), now)
 
     def answered(self, change: Change, results: Iterable[Result], now: float) -> bool:
         """Note what became of a change; say whether it failed for good.
@@ -143,11 +151,6 @@ class Outbox:
         """Say how somebody stands whose servers were to be stopped before a restart."""
         if change.sub in self.ending:
             self._last.setdefault(change.sub, change)
-
-
-def _bare(facts: PersonFacts) -> PersonFacts:
-    """Return facts with nothing that does not matter of who is disabled."""
-    return PersonFacts(sub=facts.sub, name=facts.name, enabled=facts.enabled)
 
 
 def _unsendable(error: ValidationError) -> str:
