@@ -196,7 +196,8 @@ def test_gateway_killed(drill: Drill) -> None:
 def test_slurmctld_down(drill: Drill) -> None:
     """Nothing is given up, nothing is forgotten: what was asked meanwhile happens afterwards, once.
 
-    Nor does it matter that the gateway is killed, too.
+    Nor does it matter that the gateway is killed, too. What was asked for and given up meanwhile is
+    over afterwards, though nobody knows its job's number.
     """
     before = set(drill.jobs())
     doomed = drill.another()
@@ -204,17 +205,27 @@ def test_slurmctld_down(drill: Drill) -> None:
     with down(drill.slurm, "slurmctld"):
         drill.wait(lambda: drill.logged("Slurm's queue is unknown") > unknown, "a vain question")
         drill.compute()
+        unheard = drill.logged("looking for the job by its name")
         drill.client.ask("cluster.scale(2)")
         drill.wait(lambda: drill.logged(f"created 1 workers for cluster {drill.name}"), "a worker")
         drill.end(doomed)
+        code, made = drill.gateway.api("POST", "clusters/", "alice", {})
+        assert code == 201, made
+        vain = str(made["name"])
+        drill.wait(
+            lambda: drill.logged("looking for the job by its name") == unheard + 2,
+            "two submissions of which nothing is heard",
+        )
+        drill.end(vain)
         drill.kill_gateway()
         unknown = drill.logged("Slurm's queue is unknown")
         drill.gateway.start()
         drill.wait(lambda: drill.logged("Slurm's queue is unknown") > unknown, "another")
         drill.compute()
         assert drill.status(drill.name) == "RUNNING"
-        assert drill.status(doomed) == "STOPPING"
+        assert {drill.status(doomed), drill.status(vain)} == {"STOPPING"}
     drill.wait(lambda: drill.status(doomed) == "STOPPED", "the end of the other cluster")
+    drill.wait(lambda: drill.status(vain) == "STOPPED", "the end of what was given up")
     drill.wait(lambda: len(drill.jobs()) == 3, "a second worker, once")
     assert before < set(drill.jobs())
     drill.settle(2)

@@ -1,11 +1,12 @@
-"""Services with tokens of a real Keycloak: which are let in as whom, and which are not."""
+"""A real Keycloak: services with its tokens, and what becomes of the clusters of who is disabled."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,9 +15,16 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
+import qhub_gateway
 from qhub_gateway.auth import GatewayUser, HubAuthenticator
 from qhub_gateway.client import KeycloakAuth
 from qhub_gateway.hub import HubPerson
+from tests.integration.test_auth_group_sync import PROFILES
+from tests.integration.test_gateway_accounts import GATEWAY, OWN_TOKEN
+from tests.systems import stand_in
+from tests.systems.gateway import GatewaySystem
+from tests.systems.processes import wait_until
+from tests.systems.synced_hub import SyncedHub
 
 AUDIENCE = {
     "name": "gateway",
@@ -24,6 +32,15 @@ AUDIENCE = {
     "protocolMapper": "oidc-audience-mapper",
     "config": {"included.custom.audience": "qhub-gateway", "access.token.claim": "true"},
 }
+
+
+SITE = """
+import sys
+from pathlib import Path
+sys.path.append("{sources}")
+from qhub_gateway import configure
+configure.gateway(c, api_token="{token}", address=Path("{folder}/gateway-address").read_text())
+"""
 
 
 class Hub:
@@ -143,3 +160,60 @@ async def test_a_token_that_is_over(
     )
     with pytest.raises(web.HTTPUnauthorized):
         await let_in(authenticator, token)
+
+
+@pytest.fixture(scope="module")
+def site(realm: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]:
+    """A hub that the realm's people log in to, kept true by the sync, and a gateway beside it."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "gateway").mkdir()
+    sources = Path(qhub_gateway.__file__).resolve().parents[1]
+    config = SITE.format(folder=folder, sources=sources, token=OWN_TOKEN)
+    hub = SyncedHub(
+        folder / "hub", realm, PROFILES.replace("{stand_in}", stand_in.__file__) + config
+    )
+    gateway = GatewaySystem(
+        folder / "gateway", config=GATEWAY.format(hub=hub.hub_url, token=OWN_TOKEN)
+    )
+    (folder / "gateway-address").write_text(gateway.url)
+    gateway.start()
+    try:
+        with hub:
+            yield hub, gateway
+    finally:
+        gateway.stop()
+
+
+def test_somebody_who_is_disabled(site: tuple[Any, Any], realm: Any) -> None:
+    """Disabled in Keycloak, somebody has no cluster any more a little later; others go on."""
+    hub, gateway = site
+
+    def ask(method: str, path: str, token: str) -> Any:
+        headers = {"Authorization": f"token {token}"}
+        body = {} if method == "POST" else None
+        answer = httpx.request(
+            method, f"{gateway.url}/api/{path}", headers=headers, json=body, timeout=60
+        )
+        assert answer.is_success, answer.text
+        return answer.json() if answer.content else None
+
+    tokens, names = {}, {}
+    for person in ("alice", "carol"):
+        with hub.browser() as browser:
+            browser.log_in(person)
+        tokens[person] = hub.user_token(person)
+        names[person] = ask("POST", "v1/clusters/", tokens[person])["name"]
+
+    def state(person: str) -> str:
+        return str(ask("GET", f"qhub/clusters/{names[person]}", tokens[person])["state"])
+
+    for person in names:
+        wait_until(lambda person=person: state(person) == "running", 120, f"{person}'s cluster")
+    realm.admin.disable("carol")
+    ending = f"ending cluster {names['carol']}: carol may not use the hub any more"
+    wait_until(lambda: ending in gateway.log(), 120, "the end of carol's cluster")
+    gone = f"Cluster {names['carol']} stopped"
+    wait_until(lambda: gone in gateway.log(), 120, "that it is over")
+    assert f"ending cluster {names['alice']}" not in gateway.log()
+    assert state("alice") == "running"
+    ask("DELETE", f"v1/clusters/{names['alice']}", tokens["alice"])

@@ -30,6 +30,15 @@ def gateway() -> Iterator[GatewaySystem]:
     shutil.rmtree(folder)
 
 
+CLOSED = """
+kept = client.new_cluster(shutdown_on_close=False)
+ended = client.new_cluster()
+kept.close()
+ended.close()
+answer = [kept.name, ended.name]
+"""
+
+
 def processes(gateway: GatewaySystem) -> set[int]:
     """Return the processes of all clusters of a gateway."""
     mark = f"{gateway.folder}/local".encode()
@@ -60,6 +69,18 @@ def test_a_cluster(gateway: GatewaySystem) -> None:
     run_client(gateway, STOP, name=name)
     wait_until(lambda: not processes(gateway), 60, "the end of every process")
     assert (gateway.folder / "local" / name).stat().st_mode & 0o777 == 0o700
+
+
+def test_shutdown_on_close(gateway: GatewaySystem) -> None:
+    """Closed in the client, a cluster ends, unless it was made with shutdown_on_close=False."""
+    kept, ended = run_client(gateway, CLOSED)
+
+    def status(name: str) -> str:
+        return str(gateway.api("GET", f"clusters/{name}", "alice")[1]["status"])
+
+    wait_until(lambda: status(ended) == "STOPPED", 60, "the end of the one that was closed")
+    assert status(kept) == "RUNNING"
+    run_client(gateway, STOP, name=kept)
 
 
 def test_the_proxy_comes_back(gateway: GatewaySystem) -> None:

@@ -89,6 +89,10 @@ site = Site.model_validate({
             "scheduler_slurm": {"partition": "gpu", "qos": "gpu"},
             "scheduler_memory": "200 MiB",
         },
+        "humble": {
+            "scheduler_slurm": {"partition": "gpu", "qos": "gpu"},
+            "scheduler_memory": "200 MiB",
+        },
     },
 })
 
@@ -125,6 +129,13 @@ def profiles() -> list[dict[str, Any]]:
             "display_name": "Few",
             "walltime": "10 min",
             "slurm": {"qos": "short"},
+        },
+        {
+            **common,
+            "slug": "humble",
+            "display_name": "Humble",
+            "walltime": "10 min",
+            "slurm": {"partition": "general", "qos": "short"},
         },
         {
             **common,
@@ -345,6 +356,38 @@ def test_no_more_jobs(
         slurm.run([*limit, "MaxSubmitJobsPerUser=-1"])
     wait_until(lambda: len(squeue(slurm)) == 4, SECONDS, "the third worker")
     assert run_client(gateway, AGAIN, name=name) == 6
+
+
+def test_preempted(slurm: Any, gateway: GatewaySystem) -> None:
+    """A worker that a job of a higher QOS has killed is replaced when that job leaves room again.
+
+    Slurm would start it anew, which it may not.
+    """
+    sacctmgr = ["sacctmgr", "-i"]
+    slurm.run([*sacctmgr, "add", "qos", "urgent", "Preempt=short"])
+    urgent = None
+    try:
+        slurm.run([*sacctmgr, "modify", "user", "bob", "set", "qos+=urgent"])
+        name = run_client(gateway, NEW, workers=1, options={"profile": "humble"})
+        (worker,) = squeue(slurm)
+        options = ("--partition=general", "--qos=urgent", "--nodes=2", "--exclusive", "--time=20")
+        urgent = slurm.sbatch("bob", "sleep 1200", *options)
+        wait_until(lambda: slurm.job_state(urgent) == "RUNNING", SECONDS, "the preempting job")
+        number = int(worker.partition("_")[0])
+        # accounting learns of it a moment later
+        wait_until(
+            lambda: "PREEMPTED" in slurm.accounted(number).values(), SECONDS, "what accounting says"
+        )
+        wait_until(lambda: worker not in squeue(slurm), SECONDS, "the end of the worker")
+        wait_until(lambda: len(squeue(slurm)) == 2, SECONDS, "its successor, which waits")
+        slurm.run(["scancel", str(urgent)])
+        wait_until(lambda: len(running(slurm)) == 1, SECONDS, "its successor")
+        assert run_client(gateway, AGAIN, name=name) == 6
+    finally:
+        if urgent is not None:
+            slurm.run(["scancel", str(urgent)])
+        slurm.run([*sacctmgr, "modify", "user", "bob", "set", "qos-=urgent"], check=False)
+        slurm.run([*sacctmgr, "delete", "qos", "urgent"], check=False)
 
 
 def test_replaced_in_time(slurm: Any, lasting: tuple[StayingClient, str]) -> None:

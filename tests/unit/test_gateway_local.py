@@ -116,6 +116,31 @@ async def test_nobody_owns_it(target: LocalTarget, tmp_path: Path) -> None:
             process.wait()
 
 
+async def test_nobody_knows_its_number(tmp_path: Path) -> None:
+    """A process started by a gateway that was killed at once is found by its name, and ended."""
+    name = "g8-unheard"
+    started = subprocess.Popen(
+        ["sleep", "60"],
+        env={"QHUB_GATEWAY_JOB": name, "PATH": os.environ["PATH"]},
+        start_new_session=True,
+    )
+    try:
+        await until(lambda: _named(started.pid))
+        another, ref = LocalTarget(tmp_path / "clusters", "g8", LOG), JobRef(name)
+        another.follow(ref)
+        another._look()
+        assert another.state(ref).phase is Phase.UNKNOWN, "what is unknown has not ended"
+        found = await another.find([ref])
+        assert found is not None
+        assert found[0].number == started.pid
+        await another.stop(found)
+        assert started.wait(60) == -signal.SIGTERM
+        await until(lambda: another._look() or another.state(ref).phase is Phase.ENDED)
+    finally:
+        started.kill()
+        started.wait()
+
+
 def _named(pid: int) -> bool:
     return b"QHUB_GATEWAY_JOB" in Path(f"/proc/{pid}/environ").read_bytes()
 

@@ -99,6 +99,9 @@ def _settings(definition: Definition, places: Places) -> dict[str, str]:
         "PriorityType": "priority/multifactor",
         # without it a forbidden QOS or account waits PENDING instead of being refused
         "EnforcePartLimits": "ALL",
+        # no QOS preempts another until a drill says so
+        "PreemptType": "preempt/qos",
+        "PreemptMode": "REQUEUE",
         "ProctrackType": "proctrack/cgroup",
         "TaskPlugin": "task/cgroup",
         "JobAcctGatherType": "jobacct_gather/cgroup",

@@ -152,7 +152,7 @@ class LocalTarget(Target):
         """See `Target.state`."""
         if ref in self._ended:
             return State(Phase.ENDED, "its process has ended")
-        if ref not in self._followed:
+        if ref not in self._followed or self._followed[ref].number is None:
             return UNKNOWN
         return State(Phase.RUNNING, since=_since(self._followed[ref].number or 0))
 
@@ -167,7 +167,8 @@ class LocalTarget(Target):
         loop = asyncio.get_running_loop()
         changed = False
         for ref in list(self._followed.values()):
-            if ref in self._ended:
+            # of one without a number it is not known whether it is there: `find` says it
+            if ref in self._ended or ref.number is None:
                 continue
             number = ref.number or 0
             if number and _job_of(number) == ref.name and not self._reaped(number):
