@@ -50,6 +50,12 @@ REQUIREMENTS = (
 )
 # what a person's Dask clusters run with
 DASK = ("dask", "distributed", "dask-gateway")
+# Dask's panel in JupyterLab, its widget and its dashboards, beside what stands above
+LAB = (
+    *("bokeh", "contourpy", "lazy-importer", "narwhals", "numpy", "pillow", "xyzservices"),
+    *("dask-labextension", "jupyter-server-proxy", "simpervisor"),
+    *("ipywidgets", "jupyterlab-widgets", "widgetsnbextension"),
+)
 NPM = "bin/npm-cli.js"
 PROXY = "configurable-http-proxy@5.3.0"
 
@@ -107,6 +113,26 @@ def dask_environment(announce: Callable[[str], None] | None = None) -> Path:
             words = [f"--constraint={CONSTRAINTS}", *DASK]
             _install(folder, words, "installing the environment of Dask")
             (folder / COMPLETE).write_text("\n".join([*DASK, ""]))
+    return folder
+
+
+def lab_packages(announce: Callable[[str], None] | None = None) -> Path:
+    """A folder with Dask's panel in JupyterLab and what it shows, for PYTHONPATH (10 s).
+
+    What Jupyter finds in it is in `share/jupyter` and `etc/jupyter`, for JUPYTER_PATH and
+    JUPYTER_CONFIG_PATH.
+
+    Raises:
+        SystemUnavailableError: It cannot be built, or users could not read it; says why.
+    """
+    environment = user_environment(announce)
+    folder = _cached("lab", environment.name, *LAB)
+    with locked(cache_folder() / f"{folder.name}.lock"):
+        if not (folder / COMPLETE).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            words = [f"--constraint={CONSTRAINTS}", "--no-deps", "--target", str(folder), *LAB]
+            _install(environment, words, "installing Dask's panel in JupyterLab")
+            (folder / COMPLETE).write_text("\n".join([*LAB, ""]))
     return folder
 
 

@@ -390,6 +390,17 @@ async def test_a_report_of_another_host(
     assert f"a report of cluster {cluster.name} is refused" in caplog.text
 
 
+async def test_which_charts_there_are(site: Site) -> None:
+    """Dask's panel is told which charts a dashboard has, the same of any, and no more than that."""
+    cluster = await site.cluster()
+    route = "GET /clusters/{name}/individual-plots.json"
+    status, plots = await site.ask(route, None, name=cluster.name)
+    assert (status, plots["Individual Task Stream"]) == (200, "/individual-task-stream")
+    assert (status, plots) == await site.ask(route, None, name="0" * 32)
+    # the charts themselves are where people log in
+    assert (await site.ask("GET /clusters/{name}/{path}", None, name=cluster.name))[0] == 302
+
+
 async def test_sharing_comes_and_goes(site: Site) -> None:
     """Whom an owner names may look, by name or by group, as long as they are named."""
     cluster = await site.cluster()

@@ -34,6 +34,7 @@ from qhub_gateway.limiting import DatabaseLimiter
 from qhub_gateway.limits import Holder, Use
 from qhub_gateway.metrics import ClusterFigures, GatewayMetrics, route_of
 from qhub_gateway.owners import OwnerWatch
+from qhub_gateway.page import individual_plots
 from qhub_gateway.records import is_over, patiently
 from qhub_gateway.rights import Action, Rights, may
 from qhub_gateway.sharing import KEY, Sharing
@@ -327,6 +328,9 @@ class Api(LoggingConfigurable):
     async def _to_dashboard(self, request: web.Request) -> web.Response:
         """Send a browser to where people log in; whether there is such a cluster is not told."""
         name, path = request.match_info["name"], request.match_info.get("path", "")
+        if path == "individual-plots.json":
+            # Dask's panel in JupyterLab asks for it as nobody; it is the same for all
+            return _answer(individual_plots())
         url = URL(f"{self.clusters_url}/{name}/dashboard/").join(URL.build(path=path))
         if not url.raw_path.startswith(URL(f"{self.clusters_url}/{name}/").raw_path):
             raise web.HTTPNotFound

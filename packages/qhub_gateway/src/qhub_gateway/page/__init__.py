@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qhub_gateway.page.plots import individual_plots
 from qhub_gateway.page.render import render_logs, render_page, render_rows, render_sharing
 
-__all__ = ["render_logs", "render_page", "render_rows", "render_sharing"]
+__all__ = ["individual_plots", "render_logs", "render_page", "render_rows", "render_sharing"]
