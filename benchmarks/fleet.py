@@ -87,6 +87,7 @@ def qhub_kept(standing: Standing, port: int, hub_id: str) -> Kept:
         "memory": "600 MiB",
         "walltime": "8h",
         "grace_seconds": 10.0,
+        "alternatives": False,
         "address": {"host": standing.address, "port": port},
         "alternatives": False,
     }

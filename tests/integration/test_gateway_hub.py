@@ -275,7 +275,8 @@ async def test_who_may_tell(hub: Any) -> None:
         assert busy_with(hub) != "plain work"
         await mine.busy("alice", None, "plain work")
         assert busy_with(hub) == "plain work"
-        with pytest.raises(HubUnavailableError, match="404"):
-            await mine.busy("nobody", None, "plain work")
+        await mine.busy("nobody", None, "plain work")
+        with pytest.raises(HubUnavailableError, match="400"):
+            await mine.busy("alice", None, "no (plain) words")
     finally:
         await mine.close()

@@ -218,6 +218,7 @@ async def test_ended_while_one_is_given_up() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert spawner.told == ["start kubernetes", "stop kubernetes"]
+    assert spawner.later == ("slurm",), "a hub that is shut down meanwhile leaves it on record"
     assert spawner.backend_server is spawner.servers["kubernetes"]
 
 

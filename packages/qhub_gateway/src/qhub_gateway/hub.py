@@ -14,7 +14,7 @@ import aiohttp
 from qhub_gateway.bodies import BodyTooLargeError, whole
 from qhub_gateway.errors import HubUnavailableError, PersonUnclearError, TokenRefusedError
 from qhub_gateway.requests import Here
-from qhub_spawner.identity import Identity, IdentityError, identity_of
+from qhub_spawner.identity import NOBODY, Identity, IdentityError, identity_of
 
 __all__ = ["HubDoor", "HubPerson", "TokenModel"]
 
@@ -117,7 +117,7 @@ class HubDoor:
         status, data = await self._get(
             f"/users/{quote(name, safe='')}/qhub/identity", self._token()
         )
-        if status == 404 and isinstance(data, dict) and data.get("message") == "no such user":  # noqa: PLR2004 - HTTP
+        if _is_nobody(status, data):
             return None
         if status in {403, 404}:
             raise PersonUnclearError(
@@ -141,6 +141,8 @@ class HubDoor:
     async def busy(self, name: str, server: str | None, what: str) -> None:
         """Tell the hub what somebody's server is busy with; it is then not idle.
 
+        That there is nobody of that name is no error: there is no server either.
+
         Args:
             name: The person.
             server: The server's name; ``None`` for all of theirs.
@@ -150,7 +152,10 @@ class HubDoor:
             HubUnavailableError: The hub does not take it.
         """
         path = f"/users/{quote(name, safe='')}/qhub/busy"
-        status, _ = await self._ask("POST", path, self._token(), {"what": what, "server": server})
+        said = {"what": what, "server": server}
+        status, data = await self._ask("POST", path, self._token(), said)
+        if _is_nobody(status, data):
+            return
         if status in {403, 404}:
             raise HubUnavailableError(
                 f"the hub answered {status} to what a server of {name!r} is busy with: it needs "
@@ -192,6 +197,11 @@ class HubDoor:
             raise HubUnavailableError(
                 f"the hub does not answer ({type(error).__name__})"
             ) from error
+
+
+def _is_nobody(status: int, data: object) -> bool:
+    """Whether the hub says that there is nobody of that name, and not that it has no such route."""
+    return status == 404 and isinstance(data, dict) and data.get("message") == NOBODY  # noqa: PLR2004 - HTTP
 
 
 def _json(body: bytes) -> Any:  # noqa: ANN401 - whatever the hub says

@@ -24,6 +24,9 @@ VERSION = 1
 SCOPE = "custom:qhub:identity"
 """The hub's scope for tokens that may read who people are."""
 
+NOBODY = "no such user"
+"""The answer's message where the hub knows nobody of that name, and no other time."""
+
 Id = Annotated[StrictInt, Field(ge=1, lt=2**31)]
 """A uid or gid of a person: never root's, and within what every file system keeps."""
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9_.@-]|^\.\.?$")  # nor the names of folders above

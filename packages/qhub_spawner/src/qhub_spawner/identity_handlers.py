@@ -13,12 +13,9 @@ from jupyterhub.apihandlers.base import APIHandler
 from jupyterhub.scopes import Scope
 from tornado import web
 
-from qhub_spawner.identity import SCOPE, IdentityError, identity_of
+from qhub_spawner.identity import NOBODY, SCOPE, IdentityError, identity_of
 
 __all__ = ["ROUTES", "IdentityHandler"]
-
-NOBODY = "no such user"
-"""The answer's message where the hub knows nobody of that name, and no other time."""
 
 
 class IdentityHandler(APIHandler):  # type: ignore[misc]  # jupyterhub has no types

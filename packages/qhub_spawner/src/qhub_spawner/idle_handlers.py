@@ -12,6 +12,7 @@ from jupyterhub.handlers.base import BaseHandler
 from jupyterhub.scopes import Scope, needs_scope
 from tornado import web
 
+from qhub_spawner.identity import NOBODY
 from qhub_spawner.idle import BUSY_SCOPE, IdleRule
 from qhub_spawner.runtime import SETTING
 
@@ -76,7 +77,7 @@ class WorkHandler(APIHandler):  # type: ignore[misc]  # jupyterhub has no types
             raise web.HTTPError(400, "server: expected a server's name, or null for all")
         user, rule = self.find_user(user_name), _rule(self)
         if user is None:
-            raise web.HTTPError(404)
+            raise web.HTTPError(404, NOBODY)
         for name, spawner in list(user.spawners.items()):
             if server in {None, name} and spawner.ready and hasattr(spawner, "backend_server"):
                 rule.told(spawner, what)

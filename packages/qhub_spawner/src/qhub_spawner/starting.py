@@ -45,15 +45,15 @@ async def start(spawner: QHubSpawner, selection: Selection) -> ServerAddress:
     if selection.profile.policy == "ask":
         order = order[:1]
     order = [name for name in spawner.later if name in order] or order
-    try:
-        for at, name in enumerate(order):
-            spawner.later = tuple(order[at + 1 :])
-            try:
-                return await _start_on(spawner, selection, name, identity)
-            except NoCapacityError as error:
-                await go_elsewhere(spawner, name, error)
-    finally:
-        spawner.later = ()
+    for at, name in enumerate(order):
+        spawner.later = tuple(order[at + 1 :])
+        try:
+            address = await _start_on(spawner, selection, name, identity)
+        except NoCapacityError as error:
+            await go_elsewhere(spawner, name, error)
+        else:
+            spawner.later = ()  # after any other end the hub clears the spawner's state
+            return address
     msg = "the selection names no backend"
     raise AssertionError(msg)
 
