@@ -89,7 +89,6 @@ def qhub_kept(standing: Standing, port: int, hub_id: str) -> Kept:
         "grace_seconds": 10.0,
         "alternatives": False,
         "address": {"host": standing.address, "port": port},
-        "alternatives": False,
     }
     state = {"backend": "kubernetes", "qhub": server}
     return Kept(standing.user, standing.server, standing.address, port, state)

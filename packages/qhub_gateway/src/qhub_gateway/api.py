@@ -26,13 +26,14 @@ from traitlets.config import LoggingConfigurable
 from yarl import URL
 
 from qhub_gateway.auth import HubAuthenticator
-from qhub_gateway.bodies import LOOKED_AT, BodyTooLargeError, problem_with, whole
+from qhub_gateway.bodies import BodyTooLargeError, whole
 from qhub_gateway.busy import BusyWatch
 from qhub_gateway.errors import LogElsewhereError, RequestRefusedError, TargetSilentError
+from qhub_gateway.every_route import EveryRoute
 from qhub_gateway.lifetime import end_with_hub
 from qhub_gateway.limiting import DatabaseLimiter
 from qhub_gateway.limits import Holder, Use
-from qhub_gateway.metrics import ClusterFigures, GatewayMetrics, route_of
+from qhub_gateway.metrics import ClusterFigures, GatewayMetrics
 from qhub_gateway.owners import OwnerWatch
 from qhub_gateway.page import individual_plots
 from qhub_gateway.records import is_over, patiently
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 __all__ = ["Api"]
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_OK = 200
 _MILLISECONDS = 1000
 _MOST_LOG_BYTES = 2**20
 _LOG_BYTES = 2**16
@@ -95,9 +95,7 @@ class Api(LoggingConfigurable):
 
     def add_to(self, app: web.Application) -> None:
         """Add everything to the gateway's application, before it is started."""
-        app.middlewares.append(self._measured)
-        app.middlewares.append(self._bodies_looked_at)
-        app.middlewares.append(self._scale_in_words)
+        EveryRoute(self.backend, self.metrics).add_to(app)
         user = api_handler(user_authenticated=True)
         app.router.add_get("/api/qhub/clusters", user(self._list))
         app.router.add_get("/api/qhub/clusters/{name}", user(self._one))
@@ -351,80 +349,6 @@ class Api(LoggingConfigurable):
 
     def _told(self) -> web.Response:
         return web.Response(body=self.metrics.text(), content_type="text/plain", charset="utf-8")
-
-    # ---- with every route ----
-
-    @property
-    def _measured(self) -> Any:  # noqa: ANN401 - aiohttp's decorator
-        @web.middleware
-        async def measured(request: web.Request, handler: _Handler) -> web.StreamResponse:
-            began, status = time.monotonic(), 500
-            try:
-                response = await handler(request)
-                status = response.status
-            except web.HTTPException as error:
-                status = error.status
-                raise
-            finally:
-                seconds = time.monotonic() - began
-                method = request.method if request.method in _METHODS else "other"
-                self.metrics.answered(method, route_of(request.path), status, seconds)
-            return response
-
-        return measured
-
-    @property
-    def _bodies_looked_at(self) -> Any:  # noqa: ANN401 - aiohttp's decorator
-        @web.middleware
-        async def looked_at(request: web.Request, handler: _Handler) -> web.StreamResponse:
-            route = route_of(request.path)
-            if request.method != "POST" or route not in LOOKED_AT:
-                return await handler(request)
-            # aiohttp keeps what was read for the route itself, and bounds it to 1 MiB
-            problem = problem_with(route, await request.read())
-            if problem is None:
-                return await handler(request)
-
-            of_cluster = route == "clusters/:name/heartbeat"
-
-            async def refused(_: web.Request) -> web.Response:
-                if of_cluster:  # it has a cluster's own token, and whoever runs it reads no log
-                    name = request.match_info["cluster_name"]
-                    self.log.warning("a report of cluster %s is refused: %s", name, problem)
-                return web.json_response({"error": problem}, status=422)
-
-            # who is nobody hears that first, as of any other request
-            answer: _Handler = api_handler(
-                refused, user_authenticated=not of_cluster, token_authenticated=of_cluster
-            )
-            return await answer(request)
-
-        return looked_at
-
-    @property
-    def _scale_in_words(self) -> Any:  # noqa: ANN401 - aiohttp's decorator
-        @web.middleware
-        async def in_words(request: web.Request, handler: _Handler) -> web.StreamResponse:
-            response = await handler(request)
-            if request.method != "POST" or route_of(request.path) != "clusters/:name/scale":
-                return response
-            words = await self._words_of_scale(request) if response.status == _OK else None
-            return response if words is None else web.json_response({"ok": False, "msg": words})
-
-        return in_words
-
-    async def _words_of_scale(self, request: web.Request) -> str | None:
-        """Say why the workers that were just asked for cannot all be had now."""
-        limiter = self.backend.limiter
-        cluster = self.backend.db.get_cluster(request.match_info["cluster_name"])
-        if cluster is None or not isinstance(limiter, DatabaseLimiter):
-            return None
-        count = (await request.json())["count"]
-        most = cluster.config.get("cluster_max_workers")
-        return limiter.words(cluster, count if most is None else min(count, most))
-
-
-_METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE"}
 
 
 def _may(action: Action, user: Any, cluster: Any) -> bool:  # noqa: ANN401 - of any authenticator
