@@ -362,7 +362,7 @@ def test_one_database_wherever_a_command_runs(settings, tmp_path, monkeypatch):
 @pytest.mark.parametrize("words", [["show", "alice"], ["nss"], ["audit"], ["ensure-dirs"]])
 def test_what_only_reads_makes_no_database(settings, monkeypatch, words):
     """It names the file that is missing, before it asks anybody anything."""
-    monkeypatch.chdir("/")
+    monkeypatch.chdir(settings.parent.parent / "elsewhere")
     code, said = run("--config", str(settings), *words)
     assert code == 1
     assert f"no file {settings.parent}/qhub_identity.sqlite" in said

@@ -298,8 +298,11 @@ def test_looking_makes_no_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """What only looks says which database is missing, beside the settings file, and makes none."""
-    monkeypatch.chdir("/")
-    path = tmp_path / "auth.py"
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    site.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    path = site / "auth.py"
     keycloak = '{"issuer": "https://k/realms/r", "client_id": "hub", "client_secret": "x", "service_client_id": "s", "service_client_secret": "x"}'
     path.write_text(
         f"c = get_config()\nc.Keycloak.update({keycloak})\nc.GroupSync.hub_url = 'http://127.0.0.1:9/'\n"
@@ -308,9 +311,9 @@ def test_looking_makes_no_database(
     service = GroupSync()
     service.initialize(["--config", str(path), *command.split()])
     monkeypatch.setattr(Syncing, "once", lambda self, _: asyncio.to_thread(self.state.confirmed))
-    with pytest.raises(ConfigurationError, match=f"no file {tmp_path}/qhub_identity.sqlite"):
+    with pytest.raises(ConfigurationError, match=f"no file {site}/qhub_identity.sqlite"):
         service.command()
-    assert [each.name for each in tmp_path.iterdir()] == ["auth.py"]
+    assert [each.name for each in (*site.iterdir(), *elsewhere.iterdir())] == ["auth.py"]
 
 
 def test_hub_and_service_mean_one_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
