@@ -37,7 +37,7 @@ PASSES_TERM_ON = """
 child=$!
 trap 'echo shell got TERM >>"$OUT"; kill -TERM "$child"' TERM
 wait "$child"; first=$?; wait "$child"; second=$?
-[ "$second" -eq 127 ] && exit "$first"; exit "$second"
+case $second in 127 | -1) exit "$first" ;; esac; exit "$second"
 """
 
 

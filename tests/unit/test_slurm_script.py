@@ -309,7 +309,7 @@ class TestRun:
     @pytest.mark.parametrize("group", [False, True])
     @pytest.mark.parametrize("repeat", range(5))
     def test_term(self, tmp_path: Path, group: bool, repeat: int) -> None:
-        """It is handed on, to a server that may have had it already, and the status is kept."""
+        """It is handed on, to a server that may have had it already, and the status is kept: the server's, or that of the signal where bash loses the server's, as it does where both come at once."""
         code = (
             "import pathlib, signal, sys, time;"
             "ignore = lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN);"
@@ -327,11 +327,11 @@ class TestRun:
             time.sleep(0.01)
         send = os.killpg if group else os.kill
         send(process.pid, signal.SIGTERM)
-        assert process.wait(20) == 7
+        assert process.wait(20) in ({7, 143} if group else {7})
         assert process.stdout is not None
         process.stdout.close()
         assert (tmp_path / "after").exists()
 
     def test_a_home_that_is_not_there(self, tmp_path: Path) -> None:
         """It runs all the same, and says nothing where nobody could read it."""
-        assert self.run(tmp_path / "gone" / "away", "raise SystemExit(3)") == 3
+        assert self.run(tmp_path / "gone" / "away", "raise SystemExit(3)", epilogue="true") == 3

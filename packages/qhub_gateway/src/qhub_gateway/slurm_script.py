@@ -18,7 +18,7 @@ from qhub_gateway.requests import ClusterRequest, Size
 from qhub_gateway.targets.target import WORKER_NAME
 from qhub_spawner.profiles import Profile
 from qhub_spawner.resources import SlurmBlock, merged
-from qhub_spawner.slurm.script import LOG_FOLDER, Defaults, options_of, prepared
+from qhub_spawner.slurm.script import LOG_FOLDER, Defaults, ending, options_of, prepared
 
 TLS_CERT = "QHUB_GATEWAY_TLS_CERT"
 TLS_KEY = "QHUB_GATEWAY_TLS_KEY"
@@ -137,14 +137,8 @@ def _script(
         f'export {_COMM}__{role}__KEY="/proc/$$/fd/9"',
         *prepared(profile, defaults),
         f"{command} &",
-        "qhub_dask=$!",
-        "trap 'qhub_signal=1; kill -TERM \"$qhub_dask\" 2>/dev/null' TERM INT",
-        "# a signal ends a wait, not the process; of one that was waited for, wait says 127",
-        "qhub_signal=1 qhub_status=127",
-        'while [ -n "$qhub_signal" ]; do',
-        '  qhub_signal=; wait "$qhub_dask"; qhub_waited=$?',
-        '  [ "$qhub_waited" -eq 127 ] || qhub_status=$qhub_waited',
-        "done",
+        "qhub_main=$!",
+        *ending(),
     ]
     if epilogue:
         lines += ["# epilogue", epilogue]

@@ -157,6 +157,24 @@ def prepared(profile: Profile, defaults: Defaults) -> list[str]:
     return lines
 
 
+def ending() -> tuple[str, ...]:
+    """Return the lines that wait for the process `$qhub_main`, and hand signals on to it.
+
+    `$qhub_status` is its status then, or the signal's where bash 5.2 has lost that of a process
+    which ended just as the signal came.
+    """
+    return (
+        "trap 'qhub_signal=1; kill -TERM \"$qhub_main\" 2>/dev/null' TERM INT",
+        "# a signal ends a wait (143), not the process; of one that was waited for, wait says 127,",
+        "# and -1 where bash has lost its status",
+        "qhub_signal=1 qhub_status=127",
+        'while [ -n "$qhub_signal" ]; do',
+        '  qhub_signal=; wait "$qhub_main"; qhub_waited=$?',
+        "  case $qhub_waited in 127 | -1) ;; *) qhub_status=$qhub_waited ;; esac",
+        "done",
+    )
+
+
 def batch_script(profile: Profile, argv: tuple[str, ...], defaults: Defaults) -> str:
     """Return the batch script that runs `argv` as the server.
 
@@ -190,17 +208,11 @@ def batch_script(profile: Profile, argv: tuple[str, ...], defaults: Defaults) ->
         f"\"$qhub_python\" -I /dev/fd/3 {shlex.join(argv)} 3<<'{BOOTSTRAP_END}' &",
         bootstrap().rstrip("\n"),
         BOOTSTRAP_END,
-        "qhub_server=$!",
-        f'"$qhub_python" -IS /dev/fd/3 "$qhub_server" 3<<\'{WORK_END}\' >/dev/null 2>&1 &',
+        "qhub_main=$!",
+        f'"$qhub_python" -IS /dev/fd/3 "$qhub_main" 3<<\'{WORK_END}\' >/dev/null 2>&1 &',
         work().rstrip("\n"),
         WORK_END,
-        "trap 'qhub_signal=1; kill -TERM \"$qhub_server\" 2>/dev/null' TERM INT",
-        "# a signal ends a wait, not the server; of a server that was waited for, wait says 127",
-        "qhub_signal=1 qhub_status=127",
-        'while [ -n "$qhub_signal" ]; do',
-        '  qhub_signal=; wait "$qhub_server"; qhub_waited=$?',
-        '  [ "$qhub_waited" -eq 127 ] || qhub_status=$qhub_waited',
-        "done",
+        *ending(),
     ]
     if epilogue:
         lines += ["# epilogue", epilogue]
