@@ -22,6 +22,7 @@ from dask_gateway_server.backends.db_base import JobStatus
 from traitlets import Float
 from traitlets.config import LoggingConfigurable
 
+from qhub_gateway.bodies import BodyTooLargeError, whole
 from qhub_gateway.errors import HubUnavailableError
 from qhub_gateway.requests import ClusterRequest
 
@@ -176,7 +177,7 @@ async def _asked(session: aiohttp.ClientSession, url: str | None) -> bool | None
         return None
     try:
         async with session.get(url, allow_redirects=False) as response:
-            body = await response.content.read(_LARGEST_ANSWER_BYTES)
+            body = await whole(response.content.iter_any(), _LARGEST_ANSWER_BYTES)
             return at_work(json.loads(body))
-    except (aiohttp.ClientError, OSError, ValueError):
+    except (aiohttp.ClientError, OSError, ValueError, BodyTooLargeError):
         return None

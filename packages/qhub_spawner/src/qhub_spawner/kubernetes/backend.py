@@ -375,12 +375,15 @@ class KubernetesBackend(LoggingConfigurable):
 
     @property
     def problem(self) -> str | None:
-        """What only an administrator can mend; an API server that is away comes back by itself."""
+        """What only an administrator can mend; an API server that is away comes back by itself.
+
+        A hub that may not see nodes serves people all the same: the page says it has no figures.
+        """
         if not self._tasks:
             return None
         if any(task.done() for task in (*self._tasks, *self.views.tasks)):
             return "Kubernetes is not watched any more: a fault ended the watch; see the hub's log"
-        watches = {"pods": self.watch_pods, "events": self.watch_events, **self.views.watches}
+        watches = {"pods": self.watch_pods, "events": self.watch_events}
         refused = (
             f"Kubernetes lets nobody watch the {what}: {watch.problem}"
             for what, watch in watches.items()

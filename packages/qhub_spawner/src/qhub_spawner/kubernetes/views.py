@@ -63,13 +63,6 @@ class Views:
         self._cluster: tuple[float, Cluster] | None = None
         self._read: dict[Key, Pod] = {}
 
-    @property
-    def watches(self) -> dict[str, Watch]:
-        """The watches that have begun, by what they read."""
-        if self._nodes is None or self._pods is None:
-            return {}
-        return {"nodes": self._nodes, "pods of the whole cluster": self._pods}
-
     async def look(
         self, profiles: tuple[Profile, ...], *, now: datetime
     ) -> Mapping[str, Availability]:
