@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -89,6 +90,7 @@ class OpenIDProvider:
         self._keys_asked = float("-inf")
         self._heard = float("-inf")
         self._down_until = float("-inf")
+        self._waited = 0.0
         self._lock = asyncio.Lock()
         self._keys_lock = asyncio.Lock()
 
@@ -96,11 +98,17 @@ class OpenIDProvider:
 
     @property
     def known_down(self) -> bool:
-        """Whether it did not answer just now."""
+        """Whether it did not answer just now, at least not soon."""
         return time.monotonic() < self._down_until
 
-    def _is_down(self, why: str) -> KeycloakUnavailableError:
-        self._down_until = time.monotonic() + _PULSE_SECONDS
+    def _is_down(self, why: str, *, waited: float = math.inf) -> KeycloakUnavailableError:
+        """Note that no answer came, to whoever waits as long as that (seconds) or less.
+
+        A page that looks in passing waits 1.5 s; who logs in has more patience with a Keycloak that
+        has just started.
+        """
+        longest = max(waited, self._waited) if self.known_down else waited
+        self._down_until, self._waited = time.monotonic() + _PULSE_SECONDS, longest
         return KeycloakUnavailableError(f"Keycloak at {self.settings.realm_url}: {why}")
 
     async def _call(
@@ -116,17 +124,17 @@ class OpenIDProvider:
         Raises:
             KeycloakUnavailableError: None came, in the time there was.
         """
-        if self.known_down:
+        limit = seconds or self.settings.timeout_seconds
+        if self.known_down and limit <= self._waited:
             raise KeycloakUnavailableError(
                 f"Keycloak at {self.settings.realm_url} did not answer some seconds ago"
             )
         self.calls += 1
-        limit = seconds or self.settings.timeout_seconds
         try:
             async with asyncio.timeout(limit):
                 answer = await self.settings.http().request(method, url, timeout=limit, **options)
         except TimeoutError as error:
-            raise self._is_down(f"no answer within {limit:g} s") from error
+            raise self._is_down(f"no answer within {limit:g} s", waited=limit) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._is_down(type(error).__name__) from error
         if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR or answer.status_code in {
@@ -134,6 +142,7 @@ class OpenIDProvider:
             httpx.codes.TOO_MANY_REQUESTS,
         }:
             raise self._is_down(f"it answered {answer.status_code}")
+        self._down_until = float("-inf")
         return answer
 
     def _document(self, answer: httpx.Response) -> dict[str, Any]:
