@@ -252,17 +252,18 @@ class TestTokens:
         self, provider: OpenIDProvider, keycloak: ScriptedKeycloak
     ) -> None:
         """That no answer came in a short time holds for whoever waits no longer, until one comes."""
-        await provider.renewed("r", seconds=30)
+        keycloak.rotates = False
+        await provider.renewed("refresh-0", seconds=30)
         keycloak.gate = asyncio.Event()
         with pytest.raises(KeycloakUnavailableError, match=r"no answer within 0[.]05 s"):
-            await provider.renewed("r", seconds=0.05)
+            await provider.renewed("refresh-0", seconds=0.05)
         with pytest.raises(KeycloakUnavailableError, match="some seconds ago"):
-            await provider.renewed("r", seconds=0.05)
+            await provider.renewed("refresh-0", seconds=0.05)
         keycloak.gate.set()
         with pytest.raises(KeycloakUnavailableError, match="some seconds ago"):
-            await provider.renewed("r", seconds=0.05)
-        await provider.renewed("r", seconds=30)
-        await provider.renewed("r", seconds=0.5)
+            await provider.renewed("refresh-0", seconds=0.05)
+        await provider.renewed("refresh-0", seconds=30)
+        await provider.renewed("refresh-0", seconds=0.5)
 
     @pytest.mark.parametrize("status", [400, 401, 403])
     async def test_a_no(
