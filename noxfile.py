@@ -310,11 +310,14 @@ def pins(session: nox.Session) -> None:
     """Write constraints.txt anew; `-- --upgrade` takes the latest versions."""
     install(session, "run", packages=False)
     groups = [f"--group={name}" for name in GROUPS["dependency-groups"]]
-    sources = [str(path.relative_to(ROOT) / "pyproject.toml") for path in PACKAGES]
+    # our packages need one another, and come from here
+    wanted = Path(session.create_tmp()) / "packages.txt"
+    wanted.write_text("".join(f"{path}{extras(path)}\n" for path in PACKAGES))
     session.run(
         *("uv", "pip", "compile", "--quiet", "--universal", "--python-version=3.11"),
-        *("--all-extras", "--no-annotate", "--custom-compile-command=./run pins"),
-        *(*groups, *sources, "--output-file=constraints.txt", *session.posargs),
+        *("--no-annotate", "--custom-compile-command=./run pins"),
+        *(f"--no-emit-package={path.name}" for path in PACKAGES),
+        *(*groups, str(wanted), "--output-file=constraints.txt", *session.posargs),
     )
 
 
