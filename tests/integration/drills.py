@@ -74,6 +74,8 @@ class Drill(HubDrill):
     def start_one_of_each(self) -> tuple[Server, Server, Server]:
         """Return a server that runs, one whose job waits, and one that has not reported yet."""
         self.hold.touch()
+        # a drill that failed may have left it open
+        self.slurm.run(["scontrol", "update", "partition=closed", "state=down"])
         waiting, silent = Server("alice", "waiting"), Server("bob", "silent")
         self.request(waiting, "closed")
         self.request(silent, "held")

@@ -28,7 +28,7 @@ from qhub_gateway.errors import (
     TargetSilentError,
 )
 from qhub_gateway.limiting import DatabaseLimiter
-from qhub_gateway.records import ref_of
+from qhub_gateway.records import is_over, ref_of
 from qhub_gateway.targets.target import (
     UNKNOWN,
     ClusterSpec,
@@ -551,8 +551,11 @@ async def test_one_that_does_not_end(
     await until(lambda: ("stop", 1) in target.asked)
     await backend.stop_cluster(cluster.name)
     others = [ref for ref in refs if ref not in target.stuck]
-    await until(lambda: all(target.state(ref) == ENDED for ref in others))
+    await until(lambda: sum(is_over(worker) for worker in workers) == 2)
     assert cluster.status == JobStatus.CLOSING
+    assert all(target.stuck or target.state(ref) == ENDED for ref in others)
+    # what has ended holds nobody's limits
+    assert [is_over(worker) for worker in workers].count(False) == 1
     target.set(refs[1], ENDED)
     await until(lambda: cluster.status == JobStatus.STOPPED)
 

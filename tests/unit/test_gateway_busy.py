@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp import web
 from dask_gateway_server.backends.db_base import JobStatus
 
 from qhub_gateway import busy
 from qhub_gateway.busy import BusyWatch, at_work, counts_url
-from qhub_gateway.errors import HubUnavailableError
+from qhub_gateway.errors import HubUnavailableError, PersonUnclearError
 from qhub_gateway.requests import Owner
 
 
@@ -71,11 +74,18 @@ class Site:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clusters: list[Any] = []
-        self.answers: dict[str | None, bool | None] = {}
+        self.answers: dict[str | None, bool | None] = {None: None}
+        self.unclear = ""
         self.told: list[tuple[str, str | None, str]] = []
         self.hub_is_there = True
         monkeypatch.setattr(busy, "_asked", self._asked)
-        self.watch = BusyWatch(lambda: self.clusters, lambda each: each.request, self._tell)
+        self.elsewhere: set[str] = set()
+        self.watch = BusyWatch(
+            lambda: self.clusters, lambda each: each.request, self._where, self._tell
+        )
+
+    async def _where(self, cluster: Any) -> str | None:
+        return None if cluster.name in self.elsewhere else cluster.dashboard_address
 
     async def _asked(self, session: object, url: str | None) -> bool | None:
         return self.answers[url]
@@ -83,6 +93,8 @@ class Site:
     async def _tell(self, name: str, server: str | None, what: str) -> None:
         if not self.hub_is_there:
             raise HubUnavailableError("the hub does not answer")
+        if name == self.unclear:
+            raise PersonUnclearError("the hub answered 500")
         self.told.append((name, server, what))
 
     def cluster(
@@ -154,3 +166,47 @@ async def test_a_silent_hub(site: Site) -> None:
     assert await site.look() == []
     site.hub_is_there = True
     assert await site.look() == [("alice", "", busy.WORKS)]
+
+
+async def test_one_of_whom_the_hub_takes_nothing(site: Site) -> None:
+    """The hub is told of everybody else all the same."""
+    site.cluster(1, True, name="alice", server="lab")
+    site.cluster(2, True, name="bob", server="lab")
+    site.unclear = "alice"
+    assert await site.look() == [("bob", "lab", busy.WORKS)]
+
+
+async def test_a_scheduler_that_says_it_is_elsewhere(site: Site) -> None:
+    """An address that is not where its job runs is not asked: it counts as silent."""
+    site.cluster(1, True, name="alice", server="lab")
+    site.elsewhere = {"c1"}
+    assert await site.look() == [("alice", "lab", busy.MAY_WORK)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 65_000,
+        b"9" * 65_000,
+        b'{"processing":',
+        b"\xff\xfe",
+        b"x" * 70_000,
+        b"null",
+        b'{"processing": NaN}',
+    ],
+)
+async def test_what_a_stranger_answers(tmp_path: Path, body: bytes) -> None:
+    """Whatever a person's program says instead of counts, it is only silent."""
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        return web.Response(body=body)
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.UnixSite(runner, str(tmp_path / "s")).start()
+    try:
+        connector = aiohttp.UnixConnector(str(tmp_path / "s"))
+        async with aiohttp.ClientSession(connector=connector) as session:
+            assert await busy._asked(session, "http://10.0.0.1:8787/json/counts.json") is None
+    finally:
+        await runner.cleanup()

@@ -364,6 +364,12 @@ async def test_whose_dashboard_it_is(site: Site, caplog: pytest.LogCaptureFixtur
     assert "has the same" in caplog.text
     await site.backend.stop_cluster(other.name)
     assert await shown() == (200, "http://10.0.0.1:8787")
+    # who is not on that host hides nobody by saying so
+    target.hosts = {"10.0.0.2"}
+    liar = await site.cluster()
+    site.backend.db.update_cluster(liar, dashboard_address="http://10.0.0.1:8787")
+    assert await shown() == (200, "http://10.0.0.1:8787")
+    assert await shown(liar.name) == (404, None)
 
 
 @pytest.mark.parametrize(

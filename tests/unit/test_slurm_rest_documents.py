@@ -160,6 +160,17 @@ class TestVerdicts:
             "Slurm refused it: Invalid job id specified",
         ]
 
+    def test_a_job_that_was_taken(self) -> None:
+        """What slurmrestd 22.05.8 says beside a job's number is why it waits, and no refusal."""
+        error = {
+            "error_code": 2068,
+            "error": "Required node not available (down, drained or reserved)",
+        }
+        body = {"errors": [error], "job_id": 698001, "step_id": "BATCH", "job_submit_user_msg": ""}
+        assert checked("submit", 200, json.dumps(body).encode())["job_id"] == 698001
+        with pytest.raises(SlurmRejectedError, match="Required node not available"):
+            checked("submit", 200, json.dumps({**body, "job_id": 0}).encode())
+
     def test_recorded_nothing_found(self) -> None:
         """Accounting that knows no such job answers so: an empty list, and no failure."""
         what, code, text = answers("refused")[-1]

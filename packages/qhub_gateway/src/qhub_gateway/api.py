@@ -138,7 +138,8 @@ class Api(LoggingConfigurable):
             await authenticator.hub.busy(name, server, what)
 
         clusters = self.backend.db.active_clusters
-        return BusyWatch(clusters, self.backend.request_of, tell, parent=self)
+        where = self.whereabouts.dashboard
+        return BusyWatch(clusters, self.backend.request_of, where, tell, parent=self)
 
     # ---- what is there ----
 

@@ -3,8 +3,8 @@
 A notebook that waits for its cluster does nothing itself. Each scheduler is asked, about once a
 minute, whether it has tasks in work: by Dask's own ``/json/counts.json`` beside its dashboard,
 which is there without bokeh, too. A scheduler says itself where that is, and it is its owner's
-program: only a host's number and a port of programs are gone to, no redirect is followed, and
-nobody is shown the answer.
+program: only where its job runs (see `whereabouts`), a host's number and a port of programs are
+gone to, no redirect is followed, and nobody is shown the answer.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import ipaddress
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,7 +24,7 @@ from traitlets import Float
 from traitlets.config import LoggingConfigurable
 
 from qhub_gateway.bodies import BodyTooLargeError, whole
-from qhub_gateway.errors import HubUnavailableError
+from qhub_gateway.errors import HubUnavailableError, PersonUnclearError, TargetSilentError
 from qhub_gateway.requests import ClusterRequest
 
 __all__ = ["BusyWatch", "at_work", "counts_url"]
@@ -34,8 +35,10 @@ MAY_WORK = "a Dask cluster may work"
 
 _LEAST_PORT = 1024
 _LARGEST_ANSWER_BYTES = 2**16
-_ANSWER_SECONDS = 10.0
-_AT_ONCE = 20
+# One that was silent before is not waited for as long: a round has to be over well before what the
+# hub was told last counts no more.
+_ANSWER_SECONDS, _AGAIN_SECONDS = 10.0, 1.0
+_AT_ONCE = 50
 _UNKNOWN_SECONDS = 3600.0
 
 
@@ -93,6 +96,7 @@ class BusyWatch(LoggingConfigurable):
         self,
         clusters: Callable[[], Iterable[Any]],
         request_of: Callable[[Any], ClusterRequest],
+        where: Callable[[Any], Awaitable[str | None]],
         tell: Callable[[str, str | None, str], Awaitable[None]],
         **kwargs: Any,  # noqa: ANN401 - traitlets
     ) -> None:
@@ -101,6 +105,7 @@ class BusyWatch(LoggingConfigurable):
         Args:
             clusters: Says which clusters of dask-gateway there are.
             request_of: Says what was decided about one.
+            where: Says where the dashboard of one is, if it is its own; raises TargetSilentError.
             tell: Tells the hub whose server (``None``: all of theirs) is busy with what; raises
                 HubUnavailableError.
             **kwargs: Of traitlets.
@@ -108,6 +113,7 @@ class BusyWatch(LoggingConfigurable):
         super().__init__(**kwargs)
         self._clusters = clusters
         self._request_of = request_of
+        self._where = where
         self._tell = tell
         self._answered: dict[str, float] = {}
         self._silent: set[str] = set()
@@ -128,10 +134,7 @@ class BusyWatch(LoggingConfigurable):
         self._answered = {name: at for name, at in self._answered.items() if name in names}
         self._silent &= names
         turn = asyncio.Semaphore(_AT_ONCE)
-        limit = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)
-        async with aiohttp.ClientSession(
-            timeout=limit, cookie_jar=aiohttp.DummyCookieJar()
-        ) as session:
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
             found = await asyncio.gather(
                 *(self._busy_with(session, turn, *cluster) for cluster in clusters)
             )
@@ -142,6 +145,8 @@ class BusyWatch(LoggingConfigurable):
         for (owner, server), what in said.items():
             try:
                 await self._tell(owner, server, what)
+            except PersonUnclearError as error:
+                self.log.warning("%s; servers of %s may end though a cluster works", error, owner)
             except HubUnavailableError as error:
                 self.log.warning("%s; servers of people whose clusters work may end", error)
                 return
@@ -157,8 +162,11 @@ class BusyWatch(LoggingConfigurable):
         if cluster.status < JobStatus.RUNNING:
             return WAITS
         name, now = cluster.name, time.monotonic()
-        async with turn:
-            works = await _asked(session, counts_url(cluster.dashboard_address or ""))
+        limit = _AGAIN_SECONDS if name in self._silent else _ANSWER_SECONDS
+        works = None
+        with suppress(TargetSilentError, TimeoutError):
+            async with turn, asyncio.timeout(limit):
+                works = await _asked(session, counts_url(await self._where(cluster) or ""))
         if works is not None:
             self._answered[name] = now
             self._silent.discard(name)
@@ -179,5 +187,5 @@ async def _asked(session: aiohttp.ClientSession, url: str | None) -> bool | None
         async with session.get(url, allow_redirects=False) as response:
             body = await whole(response.content.iter_any(), _LARGEST_ANSWER_BYTES)
             return at_work(json.loads(body))
-    except (aiohttp.ClientError, OSError, ValueError, BodyTooLargeError):
+    except (aiohttp.ClientError, OSError, ValueError, RecursionError, BodyTooLargeError):
         return None

@@ -149,7 +149,8 @@ class HubDoor:
             what: A phrase.
 
         Raises:
-            HubUnavailableError: The hub does not take it.
+            PersonUnclearError: The hub does not take it, of this person.
+            HubUnavailableError: It takes nothing.
         """
         path = f"/users/{quote(name, safe='')}/qhub/busy"
         said = {"what": what, "server": server}
@@ -162,7 +163,7 @@ class HubDoor:
                 "qhub-spawner, and the gateway's token the scope custom:qhub:busy"
             )
         if status != 204:  # noqa: PLR2004 - HTTP
-            raise HubUnavailableError(
+            raise PersonUnclearError(
                 f"the hub answered {status} to what a server of {name!r} is busy with"
             )
 
@@ -191,7 +192,7 @@ class HubDoor:
                 return response.status, _json(body)
         except BodyTooLargeError as error:
             most = _LARGEST_ANSWER_BYTES // 2**20
-            raise HubUnavailableError(f"the hub's answer is larger than {most} MiB") from error
+            raise PersonUnclearError(f"the hub's answer is larger than {most} MiB") from error
         except (aiohttp.ClientError, OSError) as error:
             # the error's own text may hold the address, and never the headers
             raise HubUnavailableError(

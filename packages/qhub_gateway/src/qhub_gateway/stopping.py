@@ -66,6 +66,10 @@ class Stopping:
         over = await self._ended(target, refs)
         if searches:
             await asyncio.wait(searches, timeout=_STOP_SECONDS)
+        if not over:
+            # those whose end is sure hold nobody's limits while the last one is waited for
+            workers = [each for each in things_of(cluster) if isinstance(each, Worker)]
+            self._over(target, [each for each in workers if _is_gone(target, each)])
         # one that was found is ended next time
         if not over or set(self.records.refs(cluster)) - set(refs):
             msg = f"{target.name} has not confirmed yet that cluster {cluster.name} has ended"
@@ -155,18 +159,24 @@ class Stopping:
 
     def _note(self, target: Target, ready: Collection[Worker]) -> list[Worker]:
         """Put on record which workers have ended, and return them."""
-        gone = [
-            worker
-            for worker in ready
-            if (ref := ref_of(worker)) is None or target.state(ref).phase is Phase.ENDED
-        ]
-        now = timestamp()
-        self.records.db.update_workers(
-            [(worker, {"status": worker.target, "stop_time": now}) for worker in gone]
-        )
-        target.forget([ref for worker in gone if (ref := ref_of(worker)) is not None])
+        gone = [worker for worker in ready if ref_of(worker) is None or _is_gone(target, worker)]
+        self._over(target, gone)
         self._wanted[target.name] = {
             worker for worker in self._wanted[target.name] if worker.status < JobStatus.STOPPED
         }
         self.records.put({worker.cluster for worker in gone})
         return gone
+
+    def _over(self, target: Target, gone: Collection[Worker]) -> None:
+        now = timestamp()
+        ended = [(each, max(JobStatus.STOPPED, each.target)) for each in gone]
+        self.records.db.update_workers(
+            [(each, {"status": how, "target": how, "stop_time": now}) for each, how in ended]
+        )
+        target.forget([ref for worker in gone if (ref := ref_of(worker)) is not None])
+
+
+def _is_gone(target: Target, worker: Worker) -> bool:
+    """Whether its target says that a worker's job has ended."""
+    ref = ref_of(worker)
+    return ref is not None and target.state(ref).phase is Phase.ENDED

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 from dask_gateway_server.backends.db_base import Cluster
 
 from qhub_gateway.bodies import place_of
-from qhub_gateway.errors import HostRefusedError, StartRefusedError
+from qhub_gateway.errors import HostRefusedError, StartRefusedError, TargetSilentError
 from qhub_gateway.records import Records, ref_of
 
 __all__ = ["Whereabouts"]
@@ -33,6 +32,7 @@ class Whereabouts:
         self._records = records
         self._log = log
         self._right: dict[str, str] = {}
+        self._told: dict[str, str] = {}
 
     async def dashboard(self, cluster: Cluster) -> str | None:
         """Return the address of a cluster's dashboard, if it is its own.
@@ -42,36 +42,56 @@ class Whereabouts:
         """
         if not cluster.dashboard_address or not cluster.is_active():
             return None
-        host, port = place = place_of(cluster.dashboard_address)
-        others = [
-            each.name
-            for each in self._records.db.active_clusters()
-            if each is not cluster and place_of(each.dashboard_address) == place
-        ]
-        if others:
+        place = place_of(cluster.dashboard_address)
+        why = await self._why_not(cluster, place)
+        if why is None:
+            others = [each.name for each in await self._others(cluster, place)]
             # which of them is right cannot be said, so neither is shown
-            self._refused(cluster, f"{', '.join(others)} has the same")
-            return None
-        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            why = f"{', '.join(others)} has the same" if others else None
+        if why is None:
+            return _address(place)
+        if self._told.get(cluster.name) != why:
+            self._told = {**self._still(self._told), cluster.name: why}
+            self._log.warning(
+                "the dashboard of cluster %s of %s is shown to nobody: it is said to be at %s, "
+                "and %s",
+                *(cluster.name, cluster.username, ascii(cluster.dashboard_address)[:128], why),
+            )
+        return None
+
+    async def _why_not(self, cluster: Cluster, place: tuple[str, int]) -> str | None:
+        """Say why a cluster's scheduler is not on that host; ``None`` if it is."""
+        address = _address(place)
         if self._right.get(cluster.name) == address:
-            return address
+            return None
         ref = ref_of(cluster)
         try:
             if ref is not None:
-                target = self._records.target_of(cluster)
-                await target.check_host(ref, host)
+                await self._records.target_of(cluster).check_host(ref, place[0])
         except (HostRefusedError, StartRefusedError) as error:
-            self._refused(cluster, str(error))
-            return None
-        self._right = {**self._still(), cluster.name: address}
-        return address
+            return str(error)
+        self._right = {**self._still(self._right), cluster.name: address}
+        return None
 
-    def _refused(self, cluster: Cluster, why: str) -> None:
-        self._log.warning(
-            "the dashboard of cluster %s of %s is shown to nobody: it is said to be at %s, and %s",
-            *(cluster.name, cluster.username, ascii(cluster.dashboard_address)[:128], why),
-        )
+    async def _others(self, cluster: Cluster, place: tuple[str, int]) -> list[Cluster]:
+        """Return what else is at that place; who is not on that host only says so."""
+        found = []
+        for each in list(self._records.db.active_clusters()):
+            if each is cluster or place_of(each.dashboard_address or "") != place:
+                continue
+            try:
+                why = await self._why_not(each, place)
+            except TargetSilentError:
+                why = None
+            if why is None:
+                found.append(each)
+        return found
 
-    def _still(self) -> Mapping[str, Any]:
+    def _still(self, known: Mapping[str, str]) -> dict[str, str]:
         active = {cluster.name for cluster in self._records.db.active_clusters()}
-        return {name: address for name, address in self._right.items() if name in active}
+        return {name: value for name, value in known.items() if name in active}
+
+
+def _address(place: tuple[str, int]) -> str:
+    host, port = place
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -23,7 +23,7 @@ from qhub_spawner.slurm.script import Submission
 # Numbers below are of the connection to it, 7000 and up of that to slurmdbd.
 _REFUSALS = frozenset(range(2000, 3000)) - {2027}
 _NOTHING_FOUND = 9003
-_BAD_REQUEST = 400
+_OK, _BAD_REQUEST = 200, 400
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -144,6 +144,10 @@ def checked(what: str, code: int, body: bytes) -> dict[str, Any]:
         raise NoRouteError(f"{what}: slurmrestd has no such route; is rest_version right?")
     answer = parse_json(what, body)
     errors = answer.get("errors") or []
+    if code == _OK and isinstance(answer.get("job_id"), int) and answer["job_id"] > 0:
+        # the job was taken, and waits: its nodes are down, drained or reserved (2068); sbatch says
+        # nothing of that
+        return answer
     numbers = {_number(error) for error in errors}
     if not errors or numbers == {_NOTHING_FOUND}:
         if code >= 300:  # noqa: PLR2004 - anything but success
