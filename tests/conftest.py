@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.examples import WANTED, examples
 from tests.systems.processes import SystemUnavailableError
 
 FAILURES = Path(__file__).parents[1] / "build" / "tests" / "failures.log"
@@ -22,13 +23,12 @@ REQUIRED = bool(os.environ.get("QHUB_SYSTEMS_REQUIRED") or os.environ.get("CI"))
 
 # How long an example takes says nothing on a machine that others use too. Examples are not drawn
 # anew for each run, so that what fails is the change and not luck; QHUB_EXAMPLES=5000 looks further.
-EXAMPLES = int(os.environ.get("QHUB_EXAMPLES", "0"))
 settings.register_profile(
     "shared machine",
     parent=settings.get_profile(settings.get_current_profile_name()),
     deadline=None,
-    derandomize=not EXAMPLES,
-    max_examples=EXAMPLES or 100,
+    derandomize=not WANTED,
+    max_examples=examples(100),
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("shared machine")

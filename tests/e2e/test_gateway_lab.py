@@ -145,16 +145,15 @@ def ask(site: Any) -> Iterator[Ask]:
 
 
 def running(ask: Ask, workers: int) -> dict[str, Any]:
-    """Wait for the one cluster with so many workers."""
+    """Wait for the one cluster with so many workers; those that failed stay listed."""
 
-    def there() -> bool:
-        found = ask("GET", "qhub/clusters")["clusters"]
+    def there() -> list[dict[str, Any]]:
+        every = ask("GET", "qhub/clusters")["clusters"]
+        found = [each for each in every if each["state"] != "failed"]
         states = [(each["state"], each["workers"]["running"]) for each in found]
-        return states == [("running", workers)]
+        return found if states == [("running", workers)] else []
 
-    wait_until(there, 90, f"a cluster with {workers} workers", poll_seconds=0.2)
-    made: dict[str, Any] = ask("GET", "qhub/clusters")["clusters"][0]
-    return made
+    return wait_until(there, 90, f"a cluster with {workers} workers", poll_seconds=0.2)[0]
 
 
 def gone(ask: Ask) -> None:

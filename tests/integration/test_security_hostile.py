@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from qhub_spawner.access import Person, select
 from qhub_spawner.catalogue import load
 from qhub_spawner.errors import SelectionError
+from tests.examples import examples
 from tests.integration.answers import (
     OPTIONS,
     SHORT,
@@ -220,7 +221,7 @@ OBJECTS = st.dictionaries(st.text(max_size=10), JSON, max_size=4) | st.fixed_dic
 
 
 @settings(
-    max_examples=60,
+    max_examples=examples(60),
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

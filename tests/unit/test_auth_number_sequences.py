@@ -12,6 +12,7 @@ from qhub_auth.errors import IdentityError
 from qhub_auth.numbers.numbered import PersonWanted
 from qhub_auth.numbers.numbering import Interval, Ranges
 from qhub_auth.numbers.store import IdentityStore
+from tests.examples import examples
 
 NAMES = st.sampled_from(["alice", "bob", "carol", "dave"])
 SUBS = st.sampled_from(["s1", "s2", "s3", "s4", "s5"])
@@ -92,4 +93,4 @@ class Numbers(RuleBasedStateMachine):
 
 
 TestNumbers = Numbers.TestCase
-TestNumbers.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+TestNumbers.settings = settings(max_examples=examples(30), stateful_step_count=20, deadline=None)

@@ -24,6 +24,7 @@ from qhub_auth.numbers.resolving import (
 )
 from qhub_spawner.identity import identity_of
 from qhub_spawner.kubernetes import manifest
+from tests.examples import examples
 
 nasty = st.sampled_from(
     [
@@ -81,7 +82,7 @@ def realms(draw) -> tuple[Directory, list[PersonFacts]]:
     return directory, people
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(realms())
 def test_every_identity_is_valid_on_both_sides(realm):
     """Whatever groups and people look like: who is resolved has an identity that the spawner takes as it is; no two people share a uid, a home or a name; no two folders share a path."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from qhub_spawner.catalogue import load
 from qhub_spawner.errors import ConfigurationError, Problem
 from qhub_spawner.profiles import Profile, SlurmBlock
+from tests.examples import examples
 from tests.unit import hostile
 
 GOOD: dict[str, Any] = {"slug": "general", "display_name": "General", "local": {}}
@@ -309,7 +310,7 @@ JSON = st.recursive(
 KEYS = st.sampled_from(sorted(Profile.model_fields))
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.too_slow])
 @given(st.one_of(JSON, st.lists(st.dictionaries(KEYS, JSON, max_size=6), max_size=3)))
 def test_any_data_loads_or_is_a_configuration_error(data: object) -> None:
     """Nothing else ever comes out; and what is said stands on one line each."""
@@ -321,7 +322,7 @@ def test_any_data_loads_or_is_a_configuration_error(data: object) -> None:
         assert len(str(caught).splitlines()) == len(caught.problems) > 0  # noqa: PT017 - may load
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(st.text(max_size=60), st.text("-:[]{}&*!|>'\"#%@,? \nab<~0.", max_size=40)))
 def test_any_text_loads_or_is_a_configuration_error(tmp_path: Path, text: str) -> None:
     """Whatever the bytes of a file are."""

@@ -38,6 +38,7 @@ from qhub_spawner.kubernetes.pod_spawner import PodSpawner
 from qhub_spawner.profiles import Profile
 from qhub_spawner.resources import KubernetesBlock
 from qhub_spawner.slugs import distinct, slugged
+from tests.examples import examples
 from tests.unit import profile_lists as lists
 
 HUB = {
@@ -317,7 +318,7 @@ PROFILE = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(PROFILE, st.data())
 def test_any_list_is_converted_or_says_what_is_lost(profile: dict[str, Any], data: Any) -> None:
     """Where no note says that something was left out, every request gets the server it got."""

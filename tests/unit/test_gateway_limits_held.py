@@ -22,6 +22,7 @@ from traitlets.config import Config
 from qhub_gateway.records import ref_of
 from qhub_gateway.requests import Owner, Size
 from qhub_spawner.quantities import Cpu, Memory
+from tests.examples import examples
 from tests.unit.scripted_door import until
 from tests.unit.test_gateway_backend import ENDED, QUEUED, ScriptedTarget, SmallBackend
 from tests.unit.test_gateway_slurm_script import request_of
@@ -226,7 +227,7 @@ DEEDS = st.one_of(
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(deeds=st.lists(DEEDS, min_size=3, max_size=12))
 def test_anything_people_do(deeds: list[tuple[str, Any]]) -> None:
     """In any order, several at once: no limit is passed, and nothing is held back without need."""

@@ -17,6 +17,7 @@ from qhub_gateway.requests import ClusterRequest, Here, Owner, Site
 from qhub_spawner.catalogue import load
 from qhub_spawner.limits import Limits
 from qhub_spawner.quantities import Duration
+from tests.examples import examples
 from tests.unit.hostile import TEXTS, wrong_types
 
 CATALOGUE = load(
@@ -210,7 +211,7 @@ def test_slurm_has_whole_cores() -> None:
     assert str(got(profile="gpu", worker_cores=0.5).worker.cpu) == "0.5"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.fixed_dictionaries(
         {},
@@ -253,7 +254,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from([*FIELDS, "extra"]), ANYTHING, max_size=4))
 def test_hostile_values(asked: dict[str, Any]) -> None:
     """Whatever is sent gives a cluster or a refusal on one line of plain characters."""

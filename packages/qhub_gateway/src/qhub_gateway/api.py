@@ -1,10 +1,10 @@
 """What qhub adds to dask-gateway's own REST routes, which stay as they are.
 
-``GET /api/qhub/clusters`` lists one's clusters, and those whose dashboard is shared with one, with
-what a page shows of them, and with ``?all`` everyone's for those who may see them; of one cluster
-there are ``/api/qhub/clusters/NAME``, its ``…/logs``, its ``…/dashboard`` and its ``…/sharing``;
-``GET /api/qhub/limits`` says what is in use of one's limits; ``GET /api/metrics`` is for
-Prometheus. A request to scale that a limit cuts short is answered as
+``GET /api/qhub/clusters`` lists one's clusters, the last that failed among them, and those whose
+dashboard is shared with one, with what a page shows of them, and with ``?all`` everyone's for those
+who may see them; of one cluster there are ``/api/qhub/clusters/NAME``, its ``…/logs``, its
+``…/dashboard`` and its ``…/sharing``; ``GET /api/qhub/limits`` says what is in use of one's limits;
+``GET /api/metrics`` is for Prometheus. A request to scale that a limit cuts short is answered as
 dask-gateway answers one that its own bounds do: done as far as can be, and said in words.
 """
 
