@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qhub_auth.login.hints import Hints, session_of
+from qhub_auth.login.logout import SingleLogoutHandler
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
 
@@ -52,3 +55,64 @@ def test_what_anybody_may_send(text: str) -> None:
 def test_what_no_browser_would_keep(length: int, fits: bool) -> None:
     """What is too long for a cookie is not sealed."""
     assert bool(Hints(b"x" * 32).sealed("alice", token_of(length))) == fits
+
+
+@pytest.mark.parametrize("length", [15_000, 16_300, 16_384, 20_000, 200_000])
+def test_what_is_sealed_can_be_opened(length: int) -> None:
+    """A long token that is short once it is packed, too, or it is not sealed: nobody keeps what is of no use."""
+    hints, token = Hints(b"x" * 32), "a" * length
+    sealed = hints.sealed("alice", token)
+    assert hints.opened(sealed) == (("alice", token) if length < 16_370 else None)
+    assert bool(sealed) == (length < 16_370)
+
+
+class Leaving:
+    """A browser that logs out at the hub."""
+
+    def __init__(self, own: str) -> None:
+        self._own = own
+        self.ended: list[str] = []
+        self.hints: list[str] = []
+        self.authenticator = SimpleNamespace(provider=self, keycloak_logout_url=self.url)
+
+    async def look(self, _: float) -> Any:
+        return SimpleNamespace(end_session="https://k/logout")
+
+    async def end_session(self, refresh_token: str, *, seconds: float) -> None:
+        self.ended.append(refresh_token)
+
+    async def url(self, _: Any, *, hint: str) -> str:
+        self.hints.append(hint)
+        return "https://k/logout"
+
+    async def log_out(self, **state: Any) -> None:
+        leave: Any = SingleLogoutHandler._keycloak_logout
+        await leave(self, state)
+
+
+@pytest.mark.parametrize("stored", [{"sid": "two"}, {}, None])
+@pytest.mark.parametrize("length", [300, 4000])
+async def test_no_other_browsers_session(length: int, stored: dict[str, str] | None) -> None:
+    """The refresh token is that of the last log-in. A browser with another session, whose token is too long for an address, goes without it: Keycloak asks, and nobody else's session ends."""
+    own = token_of(length, sid="one")
+    browser = Leaving(own)
+    id_token = None if stored is None else token_of(4000, **stored)
+    await browser.log_out(id_token=id_token, refresh_token="another browser's")
+    assert browser.ended == []
+    assert browser.hints == [own if length < 4000 else ""]
+
+
+@pytest.mark.parametrize("own", [token_of(4000, sid="one"), token_of(300, sid="one"), ""])
+async def test_its_own_session(own: str) -> None:
+    """Where the last log-in is this browser's, or it has nothing of its own, the refresh token ends the session with no question."""
+    browser = Leaving(own)
+    await browser.log_out(id_token=token_of(4000, sid="one"), refresh_token="mine")
+    assert (browser.ended, browser.hints) == (["mine"], [])
+
+
+async def test_tokens_without_a_session() -> None:
+    """Of two tokens that name none nobody knows whether they are of one."""
+    own = token_of(300)
+    browser = Leaving(own)
+    await browser.log_out(id_token=token_of(400), refresh_token="whose")
+    assert (browser.ended, browser.hints) == ([], [own])

@@ -40,8 +40,14 @@ class Hints:
         self._cipher = AESGCM(key.derive(secret))
 
     def sealed(self, name: str, id_token: str) -> str:
-        """Return what the browser keeps; nothing if it is longer than browsers do."""
-        data = zlib.compress(json.dumps([name, id_token]).encode(), 9)
+        """Return what the browser keeps; nothing if it is longer than browsers do, or than we open.
+
+        A token full of names that are alike is much shorter sealed than it is.
+        """
+        plain = json.dumps([name, id_token]).encode()
+        if len(plain) > _LONGEST_PLAIN:
+            return ""
+        data = zlib.compress(plain, 9)
         nonce = os.urandom(_NONCE_BYTES)
         text = base64.urlsafe_b64encode(nonce + self._cipher.encrypt(nonce, data, None)).decode()
         return text if len(text) <= _LONGEST_COOKIE else ""
