@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qhub_auth.login.hints import Hints, session_of
+from qhub_auth.login.hints import Hints, session_of, whole
 from qhub_auth.login.logout import SingleLogoutHandler
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
@@ -51,19 +51,30 @@ def test_what_anybody_may_send(text: str) -> None:
     session_of(text)
 
 
-@pytest.mark.parametrize(("length", "fits"), [(3000, True), (3900, False), (50_000, False)])
-def test_what_no_browser_would_keep(length: int, fits: bool) -> None:
-    """What is too long for a cookie is not sealed."""
-    assert bool(Hints(b"x" * 32).sealed("alice", token_of(length))) == fits
+@pytest.mark.parametrize(
+    ("token", "fits"),
+    [
+        (token_of(3000, sid="one"), True),
+        (token_of(3900, sid="one"), False),
+        (token_of(50_000, sid="one"), False),
+        (token_of(1, sid="one", names="a" * 12_000), True),
+        (token_of(1, sid="one", names="a" * 12_400), False),
+        (token_of(1, sid="one", names="a" * 200_000), False),
+    ],
+    ids=["short", "no cookie", "much too long", "packs well", "not to be opened", "packed only"],
+)
+def test_what_is_too_long(token: str, fits: bool) -> None:
+    """Of a token that no browser keeps, or that would not be opened again, it keeps which session it is of."""
+    hints = Hints(b"x" * 32)
+    name, kept = hints.opened(hints.sealed("alice", token)) or ("", "")
+    assert name == "alice"
+    assert whole(kept) == (token if fits else "")
+    assert session_of(kept) == session_of(token) == "one"
 
 
-@pytest.mark.parametrize("length", [15_000, 16_300, 16_384, 20_000, 200_000])
-def test_what_is_sealed_can_be_opened(length: int) -> None:
-    """A long token that is short once it is packed, too, or it is not sealed: nobody keeps what is of no use."""
-    hints, token = Hints(b"x" * 32), "a" * length
-    sealed = hints.sealed("alice", token)
-    assert hints.opened(sealed) == (("alice", token) if length < 16_370 else None)
-    assert bool(sealed) == (length < 16_370)
+def test_too_long_and_of_no_session() -> None:
+    """Then nothing is kept."""
+    assert Hints(b"x" * 32).sealed("alice", token_of(50_000)) == ""
 
 
 class Leaving:
@@ -116,3 +127,14 @@ async def test_tokens_without_a_session() -> None:
     browser = Leaving(own)
     await browser.log_out(id_token=token_of(400), refresh_token="whose")
     assert (browser.ended, browser.hints) == ([], [own])
+
+
+@pytest.mark.parametrize(("stored", "ended"), [("one", ["last"]), ("two", [])])
+async def test_a_token_that_no_browser_keeps(stored: str, ended: list[str]) -> None:
+    """Its session is kept for all that, so that only the browser of the last log-in uses what the hub has of that."""
+    hints = Hints(b"x" * 32)
+    _, own = hints.opened(hints.sealed("alice", token_of(50_000, sid="one"))) or ("", "")
+    browser = Leaving(own)
+    await browser.log_out(id_token=token_of(50_000, sid=stored), refresh_token="last")
+    assert browser.ended == ended
+    assert browser.hints == ([] if ended else [""])

@@ -19,7 +19,7 @@ from qhub_auth.errors import (
 )
 from qhub_auth.keycloak.tokens import Claims, logout_claims
 from qhub_auth.login import pages
-from qhub_auth.login.hints import COOKIE, Hints, session_of
+from qhub_auth.login.hints import COOKIE, Hints, session_of, whole
 from qhub_auth.login.sessions import end_sessions
 
 __all__ = ["BackChannelLogoutHandler", "SingleLogoutHandler", "cookie_path"]
@@ -70,7 +70,7 @@ class SingleLogoutHandler(OAuthLogoutHandler):  # type: ignore[misc]  # oauthent
             self.log.error("Logged out here, but not in Keycloak: %s", error)  # noqa: TRY400 - one line says it
 
     def _of_this_browser(self, name: str | None) -> str:
-        """Return the id token of this browser's own log-in; empty if it has none.
+        """Return what this browser keeps of its own log-in; empty if it has nothing.
 
         Who is logged out here already, because another browser of theirs was, may still have a
         session in Keycloak by this one.
@@ -86,7 +86,7 @@ class SingleLogoutHandler(OAuthLogoutHandler):  # type: ignore[misc]  # oauthent
         hint, refresh_token = state.get("id_token"), state.get("refresh_token")
         if self._own and not (hint and _same_session(self._own, hint)):
             # what is kept of them here is another browser's, or gone: so is the refresh token
-            hint, refresh_token = self._own, None
+            hint, refresh_token = whole(self._own), None
         if hint and len(hint) > _LONGEST_HINT and refresh_token:
             await provider.end_session(refresh_token, seconds=_LOOK_SECONDS)
             return None
