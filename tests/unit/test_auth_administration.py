@@ -152,6 +152,7 @@ class Left:
         for key in ("g8", "g9"):
             self.store.retire_group(key)
         self.back: set[str] = set()
+        self.groups: dict[str, GroupRecord] = {}
         self.root = Root(monkeypatch)
         monkeypatch.setattr(KeycloakAdmin, "account", self.account)
         monkeypatch.setattr(KeycloakAdmin, "realm", self.realm)
@@ -160,7 +161,8 @@ class Left:
         return Account(sub, sub) if sub in self.back else None
 
     async def realm(self) -> Realm:
-        return Realm(groups={each: GroupRecord(each, f"/{each}") for each in self.back})
+        back = {each: GroupRecord(each, f"/{each}") for each in self.back}
+        return Realm(groups=back | self.groups)
 
 
 @pytest.fixture
@@ -219,3 +221,50 @@ async def test_who_is_there_is_left_alone(
     with pytest.raises(IdentityError, match=words):
         await archive_folder(left.site, path, only_ask=False)
     assert not left.root.asked
+
+
+# What there is of Keycloak's and counts for nothing, and which groups of /old, /old/a are hidden
+LOOKS_ALIKE = GroupRecord("g7", "/old/a", name="old/a")
+HIDDEN = {
+    "another looks like it": (
+        [GroupRecord("g9", "/old/a", name="a"), LOOKS_ALIKE],
+        "/old/a",
+    ),
+    "looks like another": ([GroupRecord("g9", "/old/a", name="old/a")], "/old/a"),
+    "what nobody sees": ([GroupRecord("g8", "/old\u00a0")], "/old"),
+    "too long": ([GroupRecord("g8", "/" + 300 * "x")], "/old"),
+}
+
+
+@pytest.mark.parametrize("case", HIDDEN)
+async def test_a_folder_of_a_group_that_counts_for_nothing(left: Left, case: str) -> None:
+    """It is there for all that: whoever makes a group that looks like another one has nobody's folder archived."""
+    records, path = HIDDEN[case]
+    left.groups = {each.id: each for each in records}
+    with pytest.raises(IdentityError, match="there again"):
+        await archive_folder(left.site, path, only_ask=False)
+    assert not left.root.asked
+
+
+@pytest.mark.parametrize("case", HIDDEN)
+async def test_a_group_that_counts_for_nothing_is_not_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    """Its number stays in force, and audit says of it that it counts for nothing, and not that there is none."""
+    records, path = HIDDEN[case]
+    realm = Realm(groups={**REALM.groups, **{each.id: each for each in records}})
+    monkeypatch.setattr(f"{__name__}.SNAPSHOT", Snapshot(realm, SNAPSHOT.people))
+    site = site_of(tmp_path, "allow_all = True")
+    (key,) = {each.id for each in records} - {"g7"}
+    site.identities.store.groups([GroupWanted(key, path), GroupWanted("g6", "/gone")])
+    try:
+        findings = await audit(site, machine=False, folders=False)
+        done = await sync(site)
+    finally:
+        await site.close()
+    assert done.gone == ["/gone"]
+    (known,) = site.identities.store.known_groups()
+    assert known.key == key
+    words = {each.subject: each.words for each in findings if "has gid" in each.words}
+    assert "counts for nothing now" in words[f"the group {path!r}"]
+    assert "does not know it" in words["the group '/gone'"]

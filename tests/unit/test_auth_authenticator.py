@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,6 +131,51 @@ class TestMovingOver:
             Keycloak={"issuer": "https://k/realms/hub", "client_id": "c", "client_secret": "s"}
         )
         with pytest.raises(ConfigurationError, match=r"JUPYTERHUB_CRYPT_KEY.*openssl rand"):
+            it.check_settings()
+
+    @pytest.mark.parametrize("folder", ["settings", "work"])
+    async def test_a_database_where_the_hub_runs(
+        self, tmp_path: Path, monkeypatch: Any, caplog: pytest.LogCaptureFixture, folder: str
+    ) -> None:
+        """One in the working directory, and none beside the settings: the hub stops at once, rather than give the same numbers again."""
+        with_crypt_key(monkeypatch)
+        for each in ("settings", "work"):
+            (tmp_path / each).mkdir()
+        (tmp_path / folder / "qhub_identity.sqlite").touch()
+        monkeypatch.chdir(tmp_path / "work")
+        it = configured(
+            Keycloak={"issuer": "https://k/realms/hub", "client_id": "c", "client_secret": "s"}
+        )
+        it.log = logging.getLogger("starting")
+        it.identities.settings_file = tmp_path / "settings" / "jupyterhub_config.py"
+        if folder == "settings":
+            it.check_allow_config()
+            return
+        for start in (it.load_managed_roles, lambda: asyncio.to_thread(it.check_allow_config)):
+            with pytest.raises(SystemExit):
+                await start()
+        assert f"there is {tmp_path}/work/qhub_identity.sqlite" in caplog.text
+
+    @pytest.mark.parametrize(
+        "url", ["postgresql://hub@127.0.0.1:1/hub", "sqlite:////nowhere/at/all.sqlite"]
+    )
+    def test_a_database_that_is_down(self, monkeypatch: Any, url: str) -> None:
+        """The hub starts: it is not asked anything before somebody logs in."""
+        with_crypt_key(monkeypatch)
+        it = configured(
+            Keycloak={"issuer": "https://k/realms/hub", "client_id": "c", "client_secret": "s"},
+            Identities={"database_url": url},
+        )
+        it.check_settings()
+
+    def test_numbers_that_cannot_be_given(self, monkeypatch: Any) -> None:
+        """A wrong setting of numbers is told when the hub starts, and not to the first who logs in."""
+        with_crypt_key(monkeypatch)
+        it = configured(
+            Keycloak={"issuer": "https://k/realms/hub", "client_id": "c", "client_secret": "s"},
+            Identities={"uid_range": "many"},
+        )
+        with pytest.raises(ConfigurationError, match=r"c\.Identities\.uid_range"):
             it.check_settings()
 
     @pytest.mark.parametrize("name", ["allowed_groups", "admin_groups", "blocked_groups"])

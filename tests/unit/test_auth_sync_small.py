@@ -19,7 +19,7 @@ from qhub_auth.configure import group_sync
 from qhub_auth.directory import PersonFacts
 from qhub_auth.errors import ConfigurationError
 from qhub_auth.sync import afterwards as afterwards_module
-from qhub_auth.sync.afterwards import Afterwards
+from qhub_auth.sync.afterwards import Afterwards, Due, words_of
 from qhub_auth.sync.bodies import LARGEST_BATCH, SCOPE, Batch, Entry, Facts, Result
 from qhub_auth.sync.outbox import Outbox
 from qhub_auth.sync.pacing import Backoff
@@ -364,18 +364,23 @@ async def _run(afterwards: Afterwards, done: Any, seconds: float = 20.0) -> None
 
 
 async def test_commands_afterwards(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Commands run in order, without a shell; one that fails is told and run again with the others."""
+    """Commands run in order, without a shell; one that fails is told, and is run again with those after it."""
     notes = tmp_path / "notes"
     note = "import sys; open(sys.argv[1], 'a').write(sys.argv[2] + '\\n')"
-    fail = f"import os, sys; n = len(open({str(notes)!r}).readlines()); sys.exit('no $HOME' if n < 2 else 0)"
+    tried = tmp_path / "tried"
+    fail = (
+        f"import os, sys; there = os.path.exists({str(tried)!r}); open({str(tried)!r}, 'w'); "
+        "there or sys.exit('no $HOME')"
+    )
     commands = [
         [sys.executable, "-c", note, str(notes), "$HOME; echo"],
         [sys.executable, "-c", fail],
+        [sys.executable, "-c", note, str(notes), "after"],
     ]
     afterwards = Afterwards(commands, settle=0.0, timeout=30.0, log=logging.getLogger("after"))
     with caplog.at_level(logging.INFO):
-        await _run(afterwards, lambda: caplog.text.count("done in") >= 3)
-    assert notes.read_text() == "$HOME; echo\n" * 2
+        await _run(afterwards, lambda: caplog.text.count("done in") >= 4)
+    assert notes.read_text() == "$HOME; echo\nafter\nafter\n"
     assert "exit code 1: 'no $HOME'" in caplog.text
 
 
@@ -388,29 +393,80 @@ async def test_commands_that_cannot_run(caplog: pytest.LogCaptureFixture) -> Non
     assert "cannot be run: No such file" in caplog.text
 
 
-async def test_a_command_that_goes_on_failing(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Without a time to settle too it is run again after longer and longer waits, and told of once."""
-    waits: list[float] = []
-    enough = asyncio.Event()
-
-    async def noted(seconds: float) -> None:
-        waits.append(seconds)
-        if len(waits) > 13:
-            enough.set()
-            await asyncio.Event().wait()
-
-    monkeypatch.setattr(afterwards_module.asyncio, "sleep", noted)
-    afterwards = Afterwards([["/nowhere"]], settle=0.0, timeout=9.0, log=logging.getLogger("after"))
-    task = asyncio.create_task(afterwards.run())
-    afterwards.changed()
-    await asyncio.wait_for(enough.wait(), 60)
-    task.cancel()
-    await asyncio.wait({task})
-    assert waits[:5] == [0.0, 1.0, 2.0, 4.0, 8.0]
+def test_what_is_due() -> None:
+    """A change leads to one run of all once it has settled, however long one that fails would wait; that one alone is run again, after longer and longer waits of its own."""
+    due = Due(3, settle=60.0)
+    assert due.taken(0.0) == []
+    assert due.seconds(0.0) is None
+    due.changed(0.0)
+    due.changed(50.0)
+    assert due.seconds(50.0) == 10.0
+    assert due.taken(59.0) == []
+    assert due.taken(60.0) == [0, 1, 2]
+    waits, now = [], 60.0
+    for _ in range(12):
+        due.failed(1, now)
+        waits.append(due.seconds(now))
+        now += waits[-1] or 0.0
+        assert due.taken(now) == [1]
+    assert waits[:4] == [1.0, 2.0, 4.0, 8.0]
     assert waits[-1] == 900.0
-    assert caplog.text.count("cannot be run") == 1
+    due.failed(1, now)
+    due.failed(2, now)
+    assert due.seconds(now) == 1.0
+    due.changed(now + 0.5)
+    assert due.taken(now + 1.0) == [2]
+    due.failed(2, now + 1.0)
+    assert due.seconds(now + 3.0) == 0.0
+    assert due.taken(now + 60.5) == [0, 1, 2]
+    assert not due.done(0)
+    assert due.done(1)
+    assert due.done(2)
+    assert due.seconds(now + 60.5) is None
+
+
+async def test_a_change_is_not_held_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While one command waits to be run again, a new change runs all of them at once; what fails in another way is told, the same is not."""
+    monkeypatch.setattr(afterwards_module, "_FIRST_AGAIN_SECONDS", 900.0)
+    says, ran = tmp_path / "says", tmp_path / "ran"
+    fail = f"import sys; print(open({str(says)!r}).read()); sys.exit(1)"
+    note = f"open({str(ran)!r}, 'a').write('x')"
+    commands = [[sys.executable, "-c", fail], [sys.executable, "-c", note]]
+    afterwards = Afterwards(commands, settle=0.0, timeout=60.0, log=logging.getLogger("after"))
+    task = asyncio.create_task(afterwards.run())
+    try:
+        async with asyncio.timeout(60):
+            problems = ["problem: alice", "problem: alice", "problem: bob\nproblem: alice"]
+            for count, problem in enumerate(problems, 1):
+                says.write_text("new\n" * 5000 + problem)
+                afterwards.changed()
+                while not ran.exists() or len(ran.read_text()) < count:
+                    await asyncio.sleep(0.01)
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+    told = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
+    assert [each.rpartition("new; ")[2] for each in told] == [
+        "problem: alice'",
+        "problem: bob; problem: alice'",
+    ]
+    assert all(len(each) < 3000 for each in told)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("/opt/qhub-identity --config /etc/a.py ensure-dirs", None),
+        ("/opt/x --token abc --password=abc run", "/opt/x --token *** --password=*** run"),
+        ("env API_KEY=abc /opt/x postgresql://u:abc@h/d", "env *** /opt/x ***"),
+        ("x --url=https://u:abc@h/ --client-secret -v", "x --url=*** --client-secret -v"),
+    ],
+)
+def test_a_command_in_the_log(command: str, words: str | None) -> None:
+    """It is shown whole, so that one of several is known by it; what may be a secret is not."""
+    assert words_of(command.split()) == repr(words or command)
 
 
 async def test_no_commands() -> None:

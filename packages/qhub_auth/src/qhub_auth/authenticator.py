@@ -329,6 +329,8 @@ class KeycloakAuthenticator(GenericOAuthenticator):  # type: ignore[misc]  # oau
         """
         name = type(self).__name__
         self.keycloak.check()
+        # its address and the other settings of numbers; nothing is opened, for it may be down
+        _ = self.identities.store
         if not self.validate_server_cert:
             raise ConfigurationError(
                 f"c.{name}.validate_server_cert: the check cannot be turned off; name the "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from qhub_auth.administration.sites import Site
+from qhub_auth.administration.sites import Site, group_ids
 from qhub_auth.errors import IdentityError, shown
 from qhub_auth.folders.verbs import Archive, Check
 from qhub_auth.homes.ensuring import Result, ensure
@@ -84,8 +84,9 @@ async def archive_folder(site: Site, path: str, *, only_ask: bool) -> tuple[Resu
     if not gone:
         raise IdentityError(f"the group {shown(path)}: {_why_no_group(mine)}")
     site.authenticator.keycloak.check()
-    there, _ = site.directory_of(await site.admin.realm())
-    if any(each.key in there.by_id for each in gone):
+    realm = await site.admin.realm()
+    there = group_ids(realm, site.directory_of(realm)[0])
+    if any(each.key in there for each in gone):
         msg = f"the group {shown(path)} is there again, as Keycloak says: nothing is archived"
         raise IdentityError(msg)
     steps = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -71,8 +71,16 @@ def people(
             yield Finding("missing", shown(names[sub]), "has no numbers yet: they never came")
 
 
-def groups(directory: Directory, known: Iterable[GroupNumbers]) -> Iterator[Finding]:
-    """Compare Keycloak's groups with their numbers."""
+def groups(
+    directory: Directory, known: Iterable[GroupNumbers], there: Collection[str]
+) -> Iterator[Finding]:
+    """Compare Keycloak's groups with their numbers.
+
+    Args:
+        directory: The groups that count.
+        known: Those that have a number, those that are gone included.
+        there: Identifiers of all that Keycloak has, those that count for nothing included.
+    """
     records = {each.key: each for each in known}
     for group in numbered_groups(directory):
         who = f"the group {shown(group.path)}"
@@ -92,11 +100,15 @@ def groups(directory: Directory, known: Iterable[GroupNumbers]) -> Iterator[Find
                 f"its folder is still that of {shown(record.folder)} (qhub-identity ensure-dirs)"
             )
             yield Finding("wrong", who, words)
-    there = {each.id for each in directory.groups.values()}
     for key, record in records.items():
-        if key not in there and not record.retired and record.path not in directory.groups:
-            who = f"the group {shown(record.path)}"
-            yield Finding("wrong", who, f"has gid {record.gid}, and Keycloak does not know it")
+        if key in directory.by_id or record.retired or record.path in directory.groups:
+            continue
+        words = "Keycloak does not know it"
+        if key in there:
+            words = "counts for nothing now, by its path or since another one looks like it"
+        yield Finding(
+            "wrong", f"the group {shown(record.path)}", f"has gid {record.gid}, and {words}"
+        )
 
 
 def machine(

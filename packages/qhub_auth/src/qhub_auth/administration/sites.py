@@ -24,7 +24,7 @@ from qhub_auth.numbers.resolving import with_shares
 from qhub_auth.settings_file import read_settings
 from qhub_auth.sync.reading import read_everything
 
-__all__ = ["Everybody", "Site"]
+__all__ = ["Everybody", "Site", "group_ids"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Everybody:
         refused: Why somebody may not come in, by sub.
         odd: What Keycloak has of people and groups that counts for nothing, in words.
         odd_numbers: Subs of those whose own numbers count for nothing.
+        group_ids: Of all groups that Keycloak has, those that count for nothing included.
     """
 
     directory: Directory
@@ -46,10 +47,20 @@ class Everybody:
     refused: Mapping[str, str] = field(default_factory=dict)
     odd: tuple[str, ...] = ()
     odd_numbers: frozenset[str] = frozenset()
+    group_ids: frozenset[str] = frozenset()
 
     def welcome(self) -> dict[str, PersonFacts]:
         """Return those who may come in, by sub."""
         return {sub: each for sub, each in self.people.items() if sub not in self.refused}
+
+
+def group_ids(realm: Realm, directory: Directory) -> frozenset[str]:
+    """Return the identifiers of all groups that there are.
+
+    The directory lacks those that count for nothing: a group that looks like another one hides
+    both, and what is hidden is not gone. It has those by the settings alone, which Keycloak lacks.
+    """
+    return frozenset(realm.groups).union(directory.by_id)
 
 
 class Site:
@@ -164,7 +175,8 @@ class Site:
             elif not decision.allowed:
                 refused[sub] = decision.reason
         odd_numbers = frozenset(sub for sub, each in snapshot.people.items() if each.account.odd)
-        return Everybody(directory, people, names, refused, tuple(snapshot.odd()), odd_numbers)
+        odd, ids = tuple(snapshot.odd()), group_ids(snapshot.realm, directory)
+        return Everybody(directory, people, names, refused, odd, odd_numbers, ids)
 
     async def close(self) -> None:
         """Close the connections to Keycloak and to the database."""

@@ -148,7 +148,7 @@ def _gone(
     known = [each for each in store.people() if each.claimed]
     gone = [each for each in known if each.sub not in everybody.people]
     groups = [each for each in store.known_groups() if not each.key.startswith("path:")]
-    lost = [each for each in groups if each.key not in everybody.directory.by_id]
+    lost = [each for each in groups if each.key not in everybody.group_ids]
     for what, some, of in (("people", gone, known), ("groups", lost, groups)):
         if not force and len(some) > max(_FEW, len(of) * _GONE_PERCENT / 100):
             msg = (
@@ -387,7 +387,7 @@ def _audit(
     known = list(store.people(retired=True))
     groups = store.known_groups(retired=True)
     found = [*auditing.people(everybody.people, everybody.names, known)]
-    found += auditing.groups(everybody.directory, groups)
+    found += auditing.groups(everybody.directory, groups, everybody.group_ids)
     found += [auditing.Finding("wrong", "Keycloak", words) for words in everybody.odd]
     here = [each for each in known if not each.retired and each.claimed]
     numbered = [each for each in groups if not each.retired]

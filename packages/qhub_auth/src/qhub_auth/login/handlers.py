@@ -269,7 +269,7 @@ class CallbackHandler(OAuthCallbackHandler, _LoginPages):  # type: ignore[misc] 
     def _keep_hint(self, name: str, state: Mapping[str, Any]) -> None:
         """Let this browser keep what ends its session in Keycloak."""
         hint = Hints(self.settings["cookie_secret"]).sealed(name, state.get("id_token") or "")
-        if not hint:  # too long: what the hub itself keeps has to do
+        if not hint:  # no token, or none of a session: what the hub itself keeps has to do
             self.clear_cookie(COOKIE, path=cookie_path(self))
             return
         self._set_cookie(

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-__all__ = ["COOKIE", "Hints", "session_of"]
+__all__ = ["COOKIE", "Hints", "session_of", "whole"]
 
 COOKIE = "qhub-logout"
 _NONCE_BYTES = 12
@@ -40,8 +40,23 @@ class Hints:
         self._cipher = AESGCM(key.derive(secret))
 
     def sealed(self, name: str, id_token: str) -> str:
-        """Return what the browser keeps; nothing if it is longer than browsers do."""
-        data = zlib.compress(json.dumps([name, id_token]).encode(), 9)
+        """Return what the browser keeps.
+
+        Of a token that is longer than browsers keep, or than we open, it is just which session it
+        is of, for :func:`session_of`; nothing if it names none.
+        """
+        sealed = self._sealed(name, id_token)
+        if not sealed and (session := session_of(id_token)):
+            claims = base64.urlsafe_b64encode(json.dumps({"sid": session}).encode()).decode()
+            sealed = self._sealed(name, f".{claims.rstrip('=')}.")
+        return sealed
+
+    def _sealed(self, name: str, id_token: str) -> str:
+        # one full of names that are alike is much shorter sealed than it is
+        plain = json.dumps([name, id_token]).encode()
+        if len(plain) > _LONGEST_PLAIN:
+            return ""
+        data = zlib.compress(plain, 9)
         nonce = os.urandom(_NONCE_BYTES)
         text = base64.urlsafe_b64encode(nonce + self._cipher.encrypt(nonce, data, None)).decode()
         return text if len(text) <= _LONGEST_COOKIE else ""
@@ -57,6 +72,11 @@ class Hints:
             name, id_token = json.loads(text)
             return str(name), str(id_token)
         return None
+
+
+def whole(kept: str) -> str:
+    """Return the id token that was kept; empty if just its session was."""
+    return "" if kept.startswith(".") else kept
 
 
 def session_of(id_token: str) -> str:

@@ -19,13 +19,14 @@ from qhub_auth.errors import (
 )
 from qhub_auth.keycloak.tokens import Claims, logout_claims
 from qhub_auth.login import pages
-from qhub_auth.login.hints import COOKIE, Hints, session_of
+from qhub_auth.login.hints import COOKIE, Hints, session_of, whole
 from qhub_auth.login.sessions import end_sessions
 
 __all__ = ["BackChannelLogoutHandler", "SingleLogoutHandler", "cookie_path"]
 
 _LOOK_SECONDS = 3.0
-# An address longer than that some proxies refuse; the session is ended without the browser then.
+# An address longer than that some proxies refuse; the session is ended without the browser then,
+# or after a question of Keycloak's.
 _LONGEST_HINT = 4000
 _FORM = "application/x-www-form-urlencoded"
 
@@ -69,7 +70,7 @@ class SingleLogoutHandler(OAuthLogoutHandler):  # type: ignore[misc]  # oauthent
             self.log.error("Logged out here, but not in Keycloak: %s", error)  # noqa: TRY400 - one line says it
 
     def _of_this_browser(self, name: str | None) -> str:
-        """Return the id token of this browser's own log-in; empty if it has none.
+        """Return what this browser keeps of its own log-in; empty if it has nothing.
 
         Who is logged out here already, because another browser of theirs was, may still have a
         session in Keycloak by this one.
@@ -83,8 +84,9 @@ class SingleLogoutHandler(OAuthLogoutHandler):  # type: ignore[misc]  # oauthent
         if not endpoints.end_session:
             return None
         hint, refresh_token = state.get("id_token"), state.get("refresh_token")
-        if self._own and (not hint or session_of(self._own) != session_of(hint)):
-            hint = self._own  # what is kept of them here is another browser's, or gone
+        if self._own and not (hint and _same_session(self._own, hint)):
+            # what is kept of them here is another browser's, or gone: so is the refresh token
+            hint, refresh_token = whole(self._own), None
         if hint and len(hint) > _LONGEST_HINT and refresh_token:
             await provider.end_session(refresh_token, seconds=_LOOK_SECONDS)
             return None
@@ -100,6 +102,11 @@ class SingleLogoutHandler(OAuthLogoutHandler):  # type: ignore[misc]  # oauthent
             self.redirect(self._next)
         else:
             await super().render_logout_page()
+
+
+def _same_session(one: str, other: str) -> bool:
+    """Whether two id tokens are of the same session in Keycloak."""
+    return one == other or session_of(one) == session_of(other) != ""
 
 
 class BackChannelLogoutHandler(BaseHandler):  # type: ignore[misc]  # JupyterHub has no types
