@@ -89,7 +89,8 @@ class PodSpawner(KubeSpawner):  # type: ignore[misc]  # kubespawner has no types
         for name in vars(owner).keys() & set(cls.class_trait_names(config=True)):
             setattr(made, name, vars(owner)[name])
         for name, before in getattr(owner, "configured", {}).items():
-            if getattr(owner, name) != before:
+            # set, perhaps to what lifts the configuration's; or changed where it is
+            if name in vars(owner).get("set_for_server", ()) or getattr(owner, name) != before:
                 setattr(made, name, getattr(owner, name))
         # what a hook has put there for this server
         made.environment = {**made.environment, **getattr(owner, "environment", {})}
