@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from jupyterhub.spawner import Spawner
+from kubernetes_asyncio.client import V1PodSecurityContext
 from kubespawner import KubeSpawner
 from traitlets.config import Config
 
@@ -344,6 +345,43 @@ async def test_a_hook_lifts_what_is_configured() -> None:
     pods = PodSpawner.beside(found, cluster=False)
     assert (pods.mem_limit, pods.debug, pods.default_url, pods.args) == (None, False, "", [])
     assert pods.cpu_limit == 2
+
+
+def other_context(_self: Any, pod: Any) -> Any:
+    """A hook that has its own idea of who the pod runs as."""
+    pod.spec.security_context = V1PodSecurityContext(run_as_user=7)
+    return pod
+
+
+def merging(_self: Any, pod: Any) -> Any:
+    """A hook that wants the image's groups."""
+    pod.spec.security_context.supplemental_groups_policy = "Merge"
+    return pod
+
+
+@pytest.mark.parametrize(
+    ("hook", "old", "context"),
+    [
+        (marked, False, {"runAsUser": 1, "supplementalGroupsPolicy": "Strict"}),
+        (marked, True, {"runAsUser": 1, "supplementalGroupsPolicy": "Strict"}),
+        (other_context, False, {"runAsUser": 7, "supplementalGroupsPolicy": "Strict"}),
+        (merging, False, {"runAsUser": 1, "supplementalGroupsPolicy": "Merge"}),
+    ],
+)
+async def test_a_hook_keeps_the_images_groups_out(
+    hook: Any, old: bool, context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with a client library that does not know how; only the hook's own word lifts that."""
+    if old:
+        known = dict(V1PodSecurityContext.openapi_types)
+        known.pop("supplemental_groups_policy")
+        monkeypatch.setattr(V1PodSecurityContext, "openapi_types", known)
+    pods = PodSpawner.beside(owner(KubeSpawner={"modify_pod_hook": hook}), cluster=False)
+    pod = await pods.pod()
+    strict = {"runAsUser": 1, "supplementalGroupsPolicy": "Strict"}
+    pod["spec"]["securityContext"] = strict
+    made = await pods.hooked(pod)
+    assert made["spec"]["securityContext"] == context
 
 
 def test_convert_notes_what_has_no_effect_in_a_profile() -> None:

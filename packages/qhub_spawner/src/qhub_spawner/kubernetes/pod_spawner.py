@@ -47,6 +47,8 @@ _HANDED_OVER = (
     "public_hub_url", "admin_access", "api_token", "handler",
 )  # fmt: skip
 
+_GROUPS_POLICY = "supplementalGroupsPolicy"
+
 
 class PodSpawner(KubeSpawner):  # type: ignore[misc]  # kubespawner has no types
     """The traits of ``c.KubeSpawner``, for one server of a `QHubSpawner`."""
@@ -152,7 +154,14 @@ class PodSpawner(KubeSpawner):  # type: ignore[misc]  # kubespawner has no types
         changed = self.modify_pod_hook(self, self._model(pod, "V1Pod"))
         if inspect.isawaitable(changed):
             changed = await changed
-        return self.plain(changed)
+        made = self.plain(changed)
+        # a client library from before Kubernetes 1.31 drops it without a word, and a hook that
+        # replaces the security context means its numbers
+        policy = (pod["spec"].get("securityContext") or {}).get(_GROUPS_POLICY)
+        if policy:
+            context = made["spec"].get("securityContext") or {}
+            made["spec"]["securityContext"] = {_GROUPS_POLICY: policy, **context}
+        return made
 
     def own_namespace(self) -> Json:
         """Return the namespace of a person, where each has one."""
