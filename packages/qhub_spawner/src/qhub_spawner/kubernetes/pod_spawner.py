@@ -79,14 +79,22 @@ class PodSpawner(KubeSpawner):  # type: ignore[misc]  # kubespawner has no types
         return ["jupyterhub-singleuser"]
 
     @classmethod
-    def beside(cls, owner: HubSpawner, *, cluster: bool = True) -> PodSpawner:
-        """Make the one of `owner`; the event loop must run. For `cluster` see `__init__`."""
+    def configured_for(cls, owner: HubSpawner, *, cluster: bool = True) -> PodSpawner:
+        """Make the one of `owner` as the configuration alone has it: see `beside`."""
         handed = {name: getattr(owner, name) for name in _HANDED_OVER if hasattr(owner, name)}
         known = {name: value for name, value in handed.items() if name in cls.class_trait_names()}
         config = _config(owner.config, [each.__name__ for each in type(owner).mro()])
         made = cls(config=config, log=owner.log, cluster=cluster, **known)
         for name in handed.keys() - known.keys():
             setattr(made, name, handed[name])
+        # JupyterHub's own setter would write to its database
+        made._server = getattr(owner, "_server", None)
+        return made
+
+    @classmethod
+    def beside(cls, owner: HubSpawner, *, cluster: bool = True) -> PodSpawner:
+        """Make the one of `owner`; the event loop must run. For `cluster` see `__init__`."""
+        made = cls.configured_for(owner, cluster=cluster)
         # a hook that was written for KubeSpawner sets its traits on what it is given
         for name in vars(owner).keys() & set(cls.class_trait_names(config=True)):
             setattr(made, name, vars(owner)[name])
@@ -96,8 +104,6 @@ class PodSpawner(KubeSpawner):  # type: ignore[misc]  # kubespawner has no types
                 setattr(made, name, getattr(owner, name))
         # what a hook has put there for this server
         made.environment = {**made.environment, **getattr(owner, "environment", {})}
-        # JupyterHub's own setter would write to its database
-        made._server = getattr(owner, "_server", None)
         return made
 
     def get_env(self) -> Any:  # noqa: ANN401 - as every spawner's
