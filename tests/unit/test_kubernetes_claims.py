@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from qhub_spawner.errors import KubernetesRefusedError, KubernetesUnavailableError
-from qhub_spawner.kubernetes import claims
+from qhub_spawner.kubernetes import claims, creating
+from qhub_spawner.kubernetes.pod_spawner import PodSpawner
 from qhub_spawner.runtime import HubRuntime
 from tests.unit.test_kubespawner_traits import owner
 
@@ -85,6 +86,48 @@ async def test_what_could_not_be_deleted_is_said(
     assert "the storage claim claim-ann-other" in caplog.text
     assert "in the namespace people is not deleted" in caplog.text
     assert "delete it by hand" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("traits", "profile", "hook", "warned"),
+    [
+        (ENSURED, {}, {}, False),
+        ({"delete_pvc": False}, {"storage_pvc_ensure": True}, {}, False),
+        ({}, {"storage_pvc_ensure": True}, {}, True),
+        # a name is made once for all, as in KubeSpawner: before a profile is heeded
+        (ENSURED, {"pvc_name_template": "other-{username}"}, {}, False),
+        (ENSURED, {"namespace": "elsewhere"}, {}, True),
+        ({}, {}, {"storage_pvc_ensure": True}, True),
+    ],
+)
+async def test_a_claim_that_will_stay_is_said(
+    traits: Any, profile: Any, hook: Any, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When it is made: what `delete_claim` goes by is the configuration, not what one start had."""
+    found = owner(KubeSpawner=traits)
+    found.orm_spawner = SimpleNamespace(name="", server=None)
+    for name, value in hook.items():
+        setattr(found, name, value)
+    pods = PodSpawner.beside(found, cluster=False)
+    pods.apply(profile)
+
+    class Making:
+        async def create(self, *_: Any) -> None:
+            pass
+
+    with caplog.at_level(logging.INFO, "hub"):
+        await creating._ensure_claim(
+            SimpleNamespace(  # type: ignore[arg-type]
+                pods=pods,
+                namespace=pods.namespace,
+                owner=found,
+                backend=SimpleNamespace(api=Making()),
+            )
+        )
+    name = pods.claim()["metadata"]["name"]
+    assert f"made the storage claim {name} in the namespace {pods.namespace}" in caplog.text
+    stays = f"the storage claim {name} in the namespace {pods.namespace} stays when"
+    assert (stays in caplog.text) is warned
 
 
 @pytest.mark.parametrize(("traits", "asked"), [(ENSURED, 1), ({}, 0)])

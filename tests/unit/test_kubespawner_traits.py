@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from jupyterhub.spawner import Spawner
+from kubernetes_asyncio.client import V1PodSecurityContext
 from kubespawner import KubeSpawner
 from traitlets.config import Config
 
@@ -281,6 +282,106 @@ async def test_overrides_of_groups() -> None:
     await found.apply_group_overrides()
     pods = PodSpawner.beside(found, cluster=False)
     assert (pods.mem_limit, pods.image) == (8 * 2**30, "large")
+
+
+CONFIGURED: dict[str, Any] = {
+    "node_selector": {"disk": "ssd"},
+    "extra_resource_limits": {"x/a": "1"},
+    "volumes": [{"name": "x", "emptyDir": {}}],
+}
+
+
+async def test_overrides_of_groups_change_what_is_configured() -> None:
+    """They merge dicts with, and call functions on, what ``c.KubeSpawner`` says of every server."""
+    override = {
+        "node_selector": {"pool": "gpu"},
+        "extra_resource_limits": {"x/b": "2"},
+        "volumes": lambda spawner: [*spawner.volumes, {"name": "y"}],
+        "extra_labels": {"a": "b"},
+    }
+    overrides = {"1": {"groups": ["big"], "spawner_override": override}}
+    found = owner(KubeSpawner={**CONFIGURED, "group_overrides": overrides})
+    found.user.groups = [SimpleNamespace(name="big")]
+    await found.apply_group_overrides()
+    pods = PodSpawner.beside(found, cluster=False)
+    assert pods.node_selector == {"disk": "ssd", "pool": "gpu"}
+    assert pods.extra_resource_limits == {"x/a": "1", "x/b": "2"}
+    assert [each["name"] for each in pods.volumes] == ["x", "y"]
+    assert pods.extra_labels == {"a": "b"}
+
+
+async def test_a_hook_changes_what_is_configured() -> None:
+    """In place, for its own server: the configuration stays for the next one."""
+    config = Config(KubeSpawner=CONFIGURED)
+    found = owner(**config)
+    found.volumes.append({"name": "y"})
+    found.node_selector["pool"] = "gpu"
+    pods = PodSpawner.beside(found, cluster=False)
+    assert [each["name"] for each in pods.volumes] == ["x", "y"]
+    assert pods.node_selector == {"disk": "ssd", "pool": "gpu"}
+    assert config == Config(KubeSpawner=CONFIGURED)
+    assert PodSpawner.beside(owner(**config), cluster=False).volumes == CONFIGURED["volumes"]
+
+
+async def test_what_is_no_trait_of_kubespawner_is_missing() -> None:
+    """So is everything of KubeSpawner in a hub that has nothing to do with Kubernetes."""
+    found = owner(KubeSpawner=CONFIGURED)
+    for name in ("no_such", "get_pod_manifest", "pod_name", "_namespace"):
+        with pytest.raises(AttributeError, match=f"has no attribute '{name}'"):
+            getattr(found, name)
+    with pytest.raises(AttributeError, match="has no attribute 'volumes'"):
+        _ = owner().volumes
+    assert not hasattr(found, "no_such")
+    seen = owner()
+    seen.user.settings = {"qhub_runtime": SimpleNamespace(has_backend=lambda name: name)}
+    assert seen.volumes == []
+
+
+async def test_a_hook_lifts_what_is_configured() -> None:
+    """What it sets holds, also if it is what a QHubSpawner has where nothing is configured."""
+    said = {"mem_limit": "1G", "debug": True, "default_url": "/x", "args": ["--x"], "cpu_limit": 2}
+    found = owner(KubeSpawner=said)
+    found.mem_limit, found.debug, found.default_url, found.args = None, False, "", []
+    pods = PodSpawner.beside(found, cluster=False)
+    assert (pods.mem_limit, pods.debug, pods.default_url, pods.args) == (None, False, "", [])
+    assert pods.cpu_limit == 2
+
+
+def other_context(_self: Any, pod: Any) -> Any:
+    """A hook that has its own idea of who the pod runs as."""
+    pod.spec.security_context = V1PodSecurityContext(run_as_user=7)
+    return pod
+
+
+def merging(_self: Any, pod: Any) -> Any:
+    """A hook that wants the image's groups."""
+    pod.spec.security_context.supplemental_groups_policy = "Merge"
+    return pod
+
+
+@pytest.mark.parametrize(
+    ("hook", "old", "context"),
+    [
+        (marked, False, {"runAsUser": 1, "supplementalGroupsPolicy": "Strict"}),
+        (marked, True, {"runAsUser": 1, "supplementalGroupsPolicy": "Strict"}),
+        (other_context, False, {"runAsUser": 7, "supplementalGroupsPolicy": "Strict"}),
+        (merging, False, {"runAsUser": 1, "supplementalGroupsPolicy": "Merge"}),
+    ],
+)
+async def test_a_hook_keeps_the_images_groups_out(
+    hook: Any, old: bool, context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with a client library that does not know how; only the hook's own word lifts that."""
+    if old:
+        known = dict(V1PodSecurityContext.openapi_types)
+        known.pop("supplemental_groups_policy")
+        monkeypatch.setattr(V1PodSecurityContext, "openapi_types", known)
+    pods = PodSpawner.beside(owner(KubeSpawner={"modify_pod_hook": hook}), cluster=False)
+    pod = await pods.pod()
+    strict = {"runAsUser": 1, "supplementalGroupsPolicy": "Strict"}
+    pod["spec"]["securityContext"] = strict
+    made = await pods.hooked(pod)
+    assert made["spec"]["securityContext"] == context
 
 
 def test_convert_notes_what_has_no_effect_in_a_profile() -> None:

@@ -48,7 +48,7 @@ from qhub_gateway.web.addresses import networks_of
 from qhub_gateway.web.service import WebService
 from qhub_spawner.catalogue import load
 from qhub_spawner.commands import DOOR, _parser
-from qhub_spawner.idle import IdleRule
+from qhub_spawner.idle import BUSY_SCOPE, IdleRule
 from qhub_spawner.inherited import REPLACED_TRAITS
 from qhub_spawner.kubernetes.backend import KubernetesBackend
 from qhub_spawner.local.backend import LocalBackend
@@ -210,6 +210,17 @@ def test_python(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
         catalogue = load(source)
         assert bool(catalogue.profiles) is ("profiles" in config.get("QHubSpawner", {}))
         backend.check(catalogue.profiles)
+
+
+def test_a_service_may_say_that_something_works() -> None:
+    """JupyterHub stops at a role's scope that nobody has described: the page describes it."""
+    page = (HOW_TO / "idle-servers.md").read_text(encoding="utf-8")
+    code = next(each["text"] for each in FENCE.finditer(page) if BUSY_SCOPE in each["text"])
+    hub = run(code)[1].JupyterHub
+    assert hub.custom_scopes[BUSY_SCOPE]["description"]
+    (role,) = hub.load_roles
+    assert role["scopes"] == [BUSY_SCOPE]
+    assert role["services"] == [each["name"] for each in hub.services]
 
 
 @pytest.mark.parametrize("text", snippets("yaml"))

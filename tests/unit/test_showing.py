@@ -131,6 +131,36 @@ def test_show_a_job_hides_values(files: Path, capsys: pytest.CaptureFixture[str]
             "git clone https://me:(not shown)@example.org/x",
         ),
         ("PASSWORD='a\nb'\nrun", "PASSWORD=(not shown)\nrun"),
+        ('token: "abc"', "token: (not shown)"),
+        ('token:  "abc"\nx: 1', "token:  (not shown)\nx: 1"),
+        ("api_key: 'a b' # x", "api_key: (not shown) # x"),
+        ("password: it's abc", "password: (not shown)"),
+        ("password: 'it''s abc'\nx: 1", "password: (not shown)\nx: 1"),
+        ("password: 'abc", "password: (not shown)"),
+        ('{"password": "a\\"b c", "user": "me"}', '{"password": (not shown), "user": "me"}'),
+        ("{'password' : 'abc'}", "{'password' : (not shown)}"),
+        ('{"password":"abc"}', '{"password":(not shown)}'),
+        ('{"password":\n  "abc"}', '{"password":\n  (not shown)}'),
+        ('{"pin_key": 1234}', '{"pin_key": (not shown)'),
+        ('{"keys": ["abc", "d"], "x": 1}', '{"keys": (not shown), "x": 1}'),
+        ('echo \'{"token": "abc"}\' > x', "echo '{\"token\": (not shown)}' > x"),
+        ('echo "{\\"token\\": \\"a b\\"}"', 'echo "{\\"token\\": (not shown)}"'),
+        ('KEY = "abc"', "KEY = (not shown)"),
+        ("c.App.token = b'abc'\nrun", "c.App.token = (not shown)\nrun"),
+        ('KEY = """a\nb"""\nrun', "KEY = (not shown)\nrun"),
+        ('os.environ["KEY"] = "abc"', 'os.environ["KEY"] = (not shown)'),
+        ("a:\n  key: |\n    abc\n\n     d\n  x: 1", "a:\n  key: (not shown)\n  x: 1"),
+        # one name's quotes are no other's
+        (
+            'echo "token: "; PASSWORD="a b"\nrun',
+            'echo "token: (not shown)\nrun',
+        ),
+        (
+            'echo "token: "\nPASSWORD="a b"\nrun',
+            'echo "token: "\nPASSWORD=(not shown)\nrun',
+        ),
+        ('[[ "$KEY" == x ]] && run', '[[ "$KEY" == x ]] && run'),
+        ("bind /keys:/keys; monkey:latest", "bind /keys:/keys; monkey:latest"),
         ("module load lab; cd $HOME; run --debug", "module load lab; cd $HOME; run --debug"),
         ("PATH=/opt/bin:$PATH LANG=C run", "PATH=/opt/bin:$PATH LANG=C run"),
         ('test "$TOKEN" && echo "$TOKEN"', 'test "$TOKEN" && echo "$TOKEN"'),
@@ -139,6 +169,20 @@ def test_show_a_job_hides_values(files: Path, capsys: pytest.CaptureFixture[str]
 def test_what_a_script_hides(script: str, seen: str) -> None:
     """What is assigned to a name that looks secret, however it is quoted; and nothing else."""
     assert hidden_text(script) == seen
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        *("key" * 20_000, "-key" * 20_000, '"key": "' * 5_000, "token: '" * 5_000),
+        *("key: \\'" * 5_000, "key = " * 10_000, "://a:" * 10_000, "key: |\n  a\n" * 5_000),
+        *("key" + " " * 60_000, 'key"' + " " * 60_000, "key: |" + "\n " * 20_000),
+    ],
+    ids=str.__len__,
+)
+def test_a_long_script_is_read_soon(script: str) -> None:
+    """Whatever is in it: nothing is gone through again for each of its characters."""
+    hidden_text(script)
 
 
 def test_show_a_pod_of_a_configuration(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

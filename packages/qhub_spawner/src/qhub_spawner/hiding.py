@@ -13,9 +13,22 @@ __all__ = ["HIDDEN", "hidden_text", "hidden_words", "looks_secret"]
 HIDDEN = "(not shown)"
 
 _LOOK = r"(?:token|secret|passw|passphrase|pwd|key|credential|auth|cookie)"
-_NAME = rf"[-\w.]*{_LOOK}[-\w.]*"
+# atomic, and below nowhere begun amid a word: a long word is not gone through again and again
+_NAME = rf"(?>[-\w.]*?{_LOOK}[-\w.]*+)"
 _LOOKS_SECRET = re.compile(_NAME, re.IGNORECASE)
 _WORD = r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s;&|()'"`\\])+"""
+# between a name and what it maps to; a comparison (==) is none
+_BETWEEN = r"""\\?['"]\]?\s*+(?::|=(?!=))\s*+|[ \t]*+:[ \t]++|[ \t]++=(?!=)[ \t]*+"""
+# of YAML, JSON, TOML or Python: all of a word in quotes, of a list, or of a block; what has a quote
+# that is not closed, and what has none, to the line's end
+_VALUE = (
+    r"[|>][-+\d]*[ \t]*\n(?P<pad>[ \t]+)(?=\S)[^\n]*+(?:\n(?P=pad)[^\n]*+|\n(?=[ \t]*\n))*|"
+    r"""[rbfu]{0,2}(?:'[^']*'|"(?:\\.|[^"\\])*")+(?=[\s,;&|)\]}]|\Z)|"""
+    r"""\\(?P<escaped>['"])(?:(?!\\(?P=escaped)).)*\\(?P=escaped)|"""
+    r"\[[^\]]*+\]|"
+    r"""['"][^\n]++|"""
+    r"""[^\s'"](?:[^'"\n]|(?<=\w)['"](?=\w))*"""
+)
 _IN_A_SCRIPT = re.compile(
     "|".join(
         (
@@ -25,8 +38,8 @@ _IN_A_SCRIPT = re.compile(
             rf"(?<![-\w.'\"])(?P<name>{_NAME}=){_WORD}",
             # mount --password x
             rf"(?<![-\w.'\"])(?P<flag>--?{_NAME}[ \t]+)(?!-){_WORD}",
-            # curl -H "Authorization: Bearer x"
-            rf"(?P<header>{_NAME}:[ \t]+)[^'\"\n]+",
+            # curl -H "Authorization: Bearer x"; token: "x", {"password": "x"}, KEY = "x"
+            rf"(?<![-\w.])(?P<mapped>{_NAME}(?:{_BETWEEN}))(?:{_VALUE})",
             # https://user:x@example.org
             r"(?P<address>://[^/\s:@'\"]+:)[^@/\s'\"]+(?=@)",
         )
@@ -49,7 +62,7 @@ def hidden_text(script: str) -> str:
 def _hidden(found: re.Match[str]) -> str:
     if found["quote"]:
         return f"{found['quote']}{found['quoted']}{HIDDEN}{found['quote']}"
-    kept = found["name"] or found["flag"] or found["header"] or found["address"]
+    kept = found["name"] or found["flag"] or found["mapped"] or found["address"]
     return f"{kept}{HIDDEN}"
 
 

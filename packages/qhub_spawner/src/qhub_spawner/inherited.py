@@ -11,6 +11,7 @@ from qhub_spawner.access import Selection
 from qhub_spawner.errors import ConfigurationError
 from qhub_spawner.kubespawner_traits import OF_A_POD, OF_THE_HUB
 from qhub_spawner.kubespawner_traits import REPLACED as REPLACED_BY_POD
+from qhub_spawner.runtime import SETTING
 from qhub_spawner.slurm.possible import refused
 from qhub_spawner.slurm.script import Defaults
 
@@ -75,6 +76,43 @@ def with_kubespawner(own: Any, config: Any, sections: Sequence[str]) -> Any:
 def configured(spawner: Any) -> dict[str, Any]:
     """Return what a new spawner says of pods, to tell what a hook changes for one server."""
     return {name: copy.deepcopy(getattr(spawner, name)) for name in OF_A_POD}
+
+
+def note_set(spawner: Any, name: str) -> None:
+    """Remember that a hook or ``group_overrides`` has set a trait, be it to what it was before."""
+    if name in OF_A_POD and "configured" in vars(spawner):
+        vars(spawner).setdefault("set_for_server", set()).add(name)
+
+
+def trait_of_a_pod(spawner: Any, name: str) -> Any:
+    """Return KubeSpawner's trait `name` as configured, for hooks and ``group_overrides`` to change.
+
+    It becomes the spawner's own, where `PodSpawner.beside` finds it: for this server and no other.
+
+    Raises:
+        AttributeError: KubeSpawner has no such trait, or the hub has nothing to do with Kubernetes.
+    """
+    if not name.startswith("_") and not hasattr(type(spawner), name) and _on_kubernetes(spawner):
+        try:
+            # its client is heavy, and an extra
+            from qhub_spawner.kubernetes.pod_spawner import PodSpawner  # noqa: PLC0415
+        except ImportError:
+            pass
+        else:
+            if name in PodSpawner.class_trait_names(config=True):
+                # made for this question alone: what is changed in its values changes no others
+                value = getattr(PodSpawner.beside(spawner, cluster=False), name)
+                return vars(spawner).setdefault(name, value)
+    # as any object says it, and with the words of a property that has failed
+    return object.__getattribute__(spawner, name)
+
+
+def _on_kubernetes(spawner: Any) -> bool:
+    """Whether the hub may start servers on Kubernetes."""
+    if spawner.config.get("KubeSpawner") or callable(spawner.profiles):
+        return True
+    runtime = getattr(spawner.user, "settings", {}).get(SETTING)
+    return runtime is not None and runtime.has_backend("kubernetes")
 
 
 def fit_start_timeout(spawner: Any, selection: Selection) -> None:

@@ -115,6 +115,10 @@ class HubRuntime(LoggingConfigurable):
             self._opened[name] = asyncio.ensure_future(backend.open())
         return self._backends[name]
 
+    def has_backend(self, name: str) -> bool:
+        """Whether a profile has been seen that uses the backend `name`."""
+        return name in self._backends
+
     def _kubernetes(self) -> Backend:
         try:
             # its client is heavy, and an extra: a hub without such profiles needs none of it

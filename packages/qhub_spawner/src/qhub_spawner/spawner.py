@@ -108,6 +108,14 @@ class QHubSpawner(SlurmSpawner):  # type: ignore[misc]  # batchspawner has no ty
         self.configured = inherited.configured(self)
         self.notes = []
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        inherited.note_set(self, name)
+
+    def __getattr__(self, name: str) -> Any:
+        # asked for only where there is nothing of that name
+        return inherited.trait_of_a_pod(self, name)
+
     @default("apply_user_options")
     def _apply_user_options_default(self) -> Any:
         # the choice is decided in run_pre_spawn_hook, whose refusals the hub logs in one line

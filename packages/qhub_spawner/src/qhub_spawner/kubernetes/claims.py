@@ -1,4 +1,4 @@
-"""The end of a person's storage, when the hub forgets the person."""
+"""A person's storage: its end, when the hub forgets the person, and what has none."""
 
 from __future__ import annotations
 
@@ -43,6 +43,23 @@ async def delete_claim(api: KubernetesApi, owner: Any) -> None:  # noqa: ANN401 
             "%s is not deleted, and a later person of the name %s would get its data; delete it "
             "by hand: %s",
             *(claim, owner.user.name, error),
+        )
+
+
+def tell_of(owner: Any, namespace: str, name: str) -> None:  # noqa: ANN401 - the hub's spawner
+    """Write down that a claim was made, and whether `delete_claim` will not find it."""
+    log_name = owner._log_name  # noqa: SLF001
+    owner.log.info(
+        "made the storage claim %s in the namespace %s for %s", name, namespace, log_name
+    )
+    said = PodSpawner.configured_for(owner, cluster=False)
+    found = said.storage_pvc_ensure and (said.namespace, said.pvc_name) == (namespace, name)
+    if said.delete_pvc and not found:
+        owner.log.warning(
+            "the storage claim %s in the namespace %s stays when %s is deleted, and a later person "
+            "of the name %s would get its data: a profile, a hook or group_overrides has made it, "
+            "and the hub deletes only what c.KubeSpawner describes; delete it by hand then",
+            *(name, namespace, log_name, owner.user.name),
         )
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from qhub_spawner.errors import KubernetesRefusedError, KubernetesUnavailableError
-from qhub_spawner.kubernetes import names, words
+from qhub_spawner.kubernetes import claims, names, words
 from qhub_spawner.kubernetes.api import KubernetesApi
 from qhub_spawner.kubernetes.patience import Patience
 from qhub_spawner.kubernetes.pods import Pod
@@ -105,6 +105,8 @@ async def _ensure_claim(server: KubernetesServer) -> None:
         # a quota is checked before the name is: what exists needs no room
         if await server.backend.api.get(kind, server.namespace, name) is None:
             raise
+    else:
+        claims.tell_of(server.owner, server.namespace, name)
 
 
 async def _created(server: KubernetesServer, pod: dict[str, Any]) -> dict[str, Any]:

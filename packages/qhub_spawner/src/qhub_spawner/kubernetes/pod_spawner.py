@@ -47,6 +47,8 @@ _HANDED_OVER = (
     "public_hub_url", "admin_access", "api_token", "handler",
 )  # fmt: skip
 
+_GROUPS_POLICY = "supplementalGroupsPolicy"
+
 
 class PodSpawner(KubeSpawner):  # type: ignore[misc]  # kubespawner has no types
     """The traits of ``c.KubeSpawner``, for one server of a `QHubSpawner`."""
@@ -77,24 +79,31 @@ class PodSpawner(KubeSpawner):  # type: ignore[misc]  # kubespawner has no types
         return ["jupyterhub-singleuser"]
 
     @classmethod
-    def beside(cls, owner: HubSpawner, *, cluster: bool = True) -> PodSpawner:
-        """Make the one of `owner`; the event loop must run. For `cluster` see `__init__`."""
+    def configured_for(cls, owner: HubSpawner, *, cluster: bool = True) -> PodSpawner:
+        """Make the one of `owner` as the configuration alone has it: see `beside`."""
         handed = {name: getattr(owner, name) for name in _HANDED_OVER if hasattr(owner, name)}
         known = {name: value for name, value in handed.items() if name in cls.class_trait_names()}
         config = _config(owner.config, [each.__name__ for each in type(owner).mro()])
         made = cls(config=config, log=owner.log, cluster=cluster, **known)
         for name in handed.keys() - known.keys():
             setattr(made, name, handed[name])
+        # JupyterHub's own setter would write to its database
+        made._server = getattr(owner, "_server", None)
+        return made
+
+    @classmethod
+    def beside(cls, owner: HubSpawner, *, cluster: bool = True) -> PodSpawner:
+        """Make the one of `owner`; the event loop must run. For `cluster` see `__init__`."""
+        made = cls.configured_for(owner, cluster=cluster)
         # a hook that was written for KubeSpawner sets its traits on what it is given
         for name in vars(owner).keys() & set(cls.class_trait_names(config=True)):
             setattr(made, name, vars(owner)[name])
         for name, before in getattr(owner, "configured", {}).items():
-            if getattr(owner, name) != before:
+            # set, perhaps to what lifts the configuration's; or changed where it is
+            if name in vars(owner).get("set_for_server", ()) or getattr(owner, name) != before:
                 setattr(made, name, getattr(owner, name))
         # what a hook has put there for this server
         made.environment = {**made.environment, **getattr(owner, "environment", {})}
-        # JupyterHub's own setter would write to its database
-        made._server = getattr(owner, "_server", None)
         return made
 
     def get_env(self) -> Any:  # noqa: ANN401 - as every spawner's
@@ -151,7 +160,14 @@ class PodSpawner(KubeSpawner):  # type: ignore[misc]  # kubespawner has no types
         changed = self.modify_pod_hook(self, self._model(pod, "V1Pod"))
         if inspect.isawaitable(changed):
             changed = await changed
-        return self.plain(changed)
+        made = self.plain(changed)
+        # a client library from before Kubernetes 1.31 drops it without a word, and a hook that
+        # replaces the security context means its numbers
+        policy = (pod["spec"].get("securityContext") or {}).get(_GROUPS_POLICY)
+        if policy:
+            context = made["spec"].get("securityContext") or {}
+            made["spec"]["securityContext"] = {_GROUPS_POLICY: policy, **context}
+        return made
 
     def own_namespace(self) -> Json:
         """Return the namespace of a person, where each has one."""
