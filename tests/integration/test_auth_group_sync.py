@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.systems import stand_in
@@ -179,8 +180,11 @@ def test_deleted_and_renamed(hub: SyncedHub, realm: Any) -> None:
 
 
 def test_hub_restarted(hub: SyncedHub, realm: Any) -> None:
-    """What changes while the hub is down counts soon after its start."""
+    """What changes while the hub is down counts soon after its start; a service that it runs ends with it, however it ended."""
+    service = psutil.Process(hub.service_pid()) if hub.managed else None
     hub.kill()
+    if service is not None:
+        until(lambda: not service.is_running(), SOON, "the service ends")
     realm.admin.add_member("dave", "/biology")
     hub.restart()
     until(lambda: "/biology" in hub.groups_of("dave"), 15, "dave has /biology")

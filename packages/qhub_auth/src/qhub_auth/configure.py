@@ -10,6 +10,7 @@ from typing import Any
 
 from qhub_auth.numbers.addresses import DEFAULT_URL, in_folder
 from qhub_auth.sync.bodies import SCOPE
+from qhub_auth.sync.lifetime import RUN_BY
 
 __all__ = ["group_sync"]
 
@@ -56,7 +57,7 @@ def group_sync(
         ]
         passed = ("OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET", "SSL_CERT_FILE", "PYTHONPATH")
         own = {each: os.environ[each] for each in passed if each in os.environ}
-        service["environment"] = {**own, **(environment or {})}
+        service["environment"] = {**own, RUN_BY: str(os.getpid()), **(environment or {})}
     hub = c.JupyterHub
     _add(hub, "services", service)
     hub.custom_scopes = {

@@ -26,6 +26,7 @@ from qhub_auth.numbers.identities import Identities
 from qhub_auth.settings_file import read_settings
 from qhub_auth.sync.afterwards import Afterwards
 from qhub_auth.sync.hub_door import HubDoor
+from qhub_auth.sync.lifetime import hub_is_gone
 from qhub_auth.sync.pacing import Rhythm
 from qhub_auth.sync.reconciling import Limits
 from qhub_auth.sync.report import Report, metrics, shown_status
@@ -281,6 +282,7 @@ class GroupSync(Application):
         beside = {
             asyncio.create_task(self._tell_status(syncing)),
             asyncio.create_task(afterwards.run()),
+            asyncio.create_task(self._end_with_hub(stopping)),
         }
         try:
             await syncing.run(stopping)
@@ -292,6 +294,11 @@ class GroupSync(Application):
             await self.keycloak.aclose()
         self.log.info("Ended")
         return 0
+
+    async def _end_with_hub(self, stopping: asyncio.Event) -> None:
+        await hub_is_gone(os.environ)
+        self.log.warning("The hub that runs this service is gone: ending")
+        stopping.set()
 
     async def _tell_status(self, syncing: Syncing) -> None:
         """Keep in the database how it is, for ``status``."""
